@@ -1,0 +1,175 @@
+"""Every bound and every timer of quicmsg, each with its reason, and asserts that relate them.
+
+Sizes are bytes, times are seconds, unless the name ends in another unit. Nothing elsewhere in the
+code holds such a number of its own, so that a reader can see the whole budget on one page.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# ---- frames ------------------------------------------------------------------------------------
+FRAME_HEADER_SIZE: Final = 4
+"""A 32-bit big-endian length: the simplest thing for an implementer in another language."""
+FRAME_SIZE_MAX: Final = 64 * 1024
+"""Above it a channel is closed before a byte is buffered (a 4 GiB prefix costs nothing)."""
+BODY_SIZE_MAX: Final = 16 * 1024
+"""One chat message; long texts belong into attachments. Leaves slack in a frame for ciphertext headers."""
+NAME_SIZE_MAX: Final = 32
+"""User and group names: fit a terminal column and an index."""
+LABEL_SIZE_MAX: Final = 64
+"""Name of a device, for people."""
+TEXT_SIZE_MAX: Final = 256
+"""Human-readable reason in Close, Refused, Rejected."""
+MESSAGE_ID_SIZE: Final = 16
+SEQ_MAX: Final = 2**53
+"""What a JavaScript number and a JSON reader hold exactly."""
+PAGE_MESSAGES_MAX: Final = 100
+"""Messages in one answer to Fetch; more is asked for with the next Fetch."""
+PAGE_SIZE_MAX: Final = 48 * 1024
+"""Bytes of bodies in one Page frame: below FRAME_SIZE_MAX with room for heads."""
+SYNC_PAGE_ENTRIES: Final = 256
+"""Changed conversations in one SyncPage: about 20 KiB."""
+
+# ---- channels ----------------------------------------------------------------------------------
+CHANNELS_MAX: Final = 100
+"""Conversation channels that a client keeps open; aioquic pays for each open stream, positions live
+in the store, so closing the least recently used one costs nothing."""
+SERVER_CHANNELS_MAX: Final = 128
+"""What the server tolerates at once: QUIC's stream limit in aioquic, above CHANNELS_MAX so that a
+close that is still under way never blocks an open."""
+DELIVER_WINDOW_MESSAGES: Final = 64
+"""Delivered but unacknowledged messages in one conversation; the rest waits in the log, not in memory."""
+DELIVER_WINDOW_SIZE: Final = 256 * 1024
+"""The same in bytes of bodies: bounds what a slow reader costs the server."""
+SUBMIT_WINDOW_MESSAGES: Final = 64
+"""Sends of one channel without an answer: the client keeps to it, the server stops reading beyond it."""
+SUBMIT_WINDOW_SIZE: Final = 256 * 1024
+PARKED_SIZE_MAX: Final = 64 * 1024
+"""Bytes on conversation channels that may arrive before the sign-in is checked (first flight)."""
+SIGN_IN_SIZE_MAX: Final = 4 * 1024
+"""Bytes on channel 0 before sign-in: Hello and Authenticate are under 600."""
+REQUESTS_MAX: Final = 32
+"""Requests on channel 0 (create, invite, join ...) without an answer, per session."""
+
+# ---- clocks of the protocol --------------------------------------------------------------------
+RESEND_INTERVAL: Final = 3.0
+"""Unanswered Send: 3 s ping and rebind, 6 s a second connection races, 9 s again."""
+RESENDS_MAX: Final = 3
+FAILED_AFTER: Final = RESEND_INTERVAL * (RESENDS_MAX + 1)
+"""12 s without any progress: the red cross is shown; the row stays in the outbox."""
+PING_INTERVAL_ACTIVE_MIN: Final = 1.0
+PING_INTERVAL_ACTIVE_MAX: Final = 2.0
+"""While something is unanswered or a person is at it."""
+PING_INTERVAL_IDLE: Final = 15.0
+"""Otherwise: below the ~30 s after which NATs forget a UDP flow."""
+PING_INTERVAL_BACKGROUND: Final = 25.0
+"""A phone in a pocket: start value, learnt per network."""
+PING_INTERVAL_BACKGROUND_MAX: Final = 240.0
+PINGS_MISSED_MAX: Final = 3
+"""More than this many pings without any frame from the peer: it is gone."""
+SUSPECT_AFTER: Final = 2
+"""This many unanswered pings: rebind the socket; the connection may live on at a new address."""
+MOVE_PINGS: Final = (0.0, 0.8, 1.6, 3.0)
+"""After a move: a lost PATH_RESPONSE makes the server go back to the dead path after 0.7 s, and only a
+packet from the client after that brings it back (measured; facts/aioquic.md section 1)."""
+RECEIPT_INTERVAL: Final = 0.25
+"""Receipts of others are coalesced: at most one frame per conversation in this time."""
+CHANNEL_IDLE: Final = 300.0
+"""A conversation channel without traffic is closed after this time."""
+SIGN_IN_TIMEOUT: Final = 5.0
+"""From the end of the handshake to a good Authenticate."""
+CLOSE_TIMEOUT: Final = 3.0
+"""How long a close waits for what is in flight before it gives up politeness."""
+
+# ---- reconnecting ------------------------------------------------------------------------------
+CONNECT_TIMEOUT: Final = 5.0
+"""One attempt, handshake and sign-in included."""
+RECONNECT_MIN: Final = 0.2
+RECONNECT_MAX: Final = 5.0
+RECONNECT_FACTOR: Final = 2.0
+"""Back-off with full jitter: 10,000 clients of a restarted server must not come back as one wave."""
+
+# ---- transport ---------------------------------------------------------------------------------
+STREAM_WINDOW: Final = 256 * 1024
+CONNECTION_WINDOW: Final = 4 * 1024 * 1024
+"""Receive windows; they slide with consumption (stock aioquic doubles them for ever: a 2 GB hole)."""
+SEND_BUFFER_MAX: Final = 4 * 1024 * 1024
+"""Unacknowledged plus unsent bytes of one connection; above it the peer is a slow reader: close."""
+CRYPTO_SIZE_MAX: Final = 16 * 1024
+"""CRYPTO bytes taken before the handshake is complete (15 MB cost 24 s of CPU in stock aioquic)."""
+STREAM_GAPS_MAX: Final = 64
+"""Holes in one stream's received ranges; honest transfers at 20 % loss peaked at 4."""
+IDLE_TIMEOUT: Final = 60.0
+"""QUIC's own: must outlive every ping interval that is not learnt (see the asserts)."""
+HANDSHAKE_TIMEOUT: Final = 10.0
+HALF_OPEN_MAX: Final = 1024
+RETRY_ABOVE: Final = 64
+"""Half-open handshakes above which an address must be proved first (Retry)."""
+CONNECTIONS_PER_ADDRESS_MAX: Final = 512
+"""High on purpose: all local users behind docker-proxy or a NAT share one address."""
+CONNECTIONS_MAX: Final = 20_000
+DATAGRAM_SIZE: Final = 1200
+"""QUIC's minimum path MTU; aioquic has no path MTU discovery."""
+UNKNOWN_REPLIES_PER_SECOND: Final = 100
+"""Stateless resets, version negotiations and Retries to strangers: never an amplifier."""
+UNKNOWN_REPLIES_BURST: Final = 200
+SOCKET_BUFFER: Final = 4 * 1024 * 1024
+RECEIVE_BATCH: Final = 64
+"""Datagrams read per wake-up: enough to amortise the loop, few enough to stay fair."""
+TIMER_LATENESS: Final = 0.0005
+"""QUIC timers fire a little late, never early or exactly on time: aioquic re-arms the same instant for ever."""
+PTO_INTERVAL_MAX: Final = 0.5
+"""Client: probes at least this often while packets are unanswered, so that the end of a silent hole is
+noticed quickly; bounded by the 12 s after which the connection is replaced."""
+KICK_AFTER_PTO: Final = 2
+"""A packet that arrives after this many probe timeouts says that the path works again: send now what is
+in flight instead of waiting for the backed-off timer."""
+OLD_SOCKET_LINGER: Final = 1.0
+"""After a move the old socket is still read for this long: what was in flight to it is not thrown away."""
+PATH_CHANGES_PER_MINUTE: Final = 120
+"""Honest clients move rarely, NATs rebind more often; beyond this the connection is closed."""
+
+# ---- server ------------------------------------------------------------------------------------
+COMMIT_BATCH_MAX: Final = 512
+"""Operations in one transaction: bounds the commit's latency and the size of a rollback."""
+STORE_QUEUE_MAX: Final = 20_000
+"""Operations waiting for the disk; beyond it submitters wait (their channels are not read)."""
+LOG_CACHE_SIZE: Final = 32 * 1024 * 1024
+"""Bytes of recent messages kept for live delivery without a read."""
+MEMBERS_MAX: Final = 500
+"""Of one group: Opened lists them all in one frame."""
+CONVERSATIONS_PER_USER_MAX: Final = 20_000
+DEVICES_PER_USER_MAX: Final = 16
+LINK_CODE_LIFETIME: Final = 600.0
+INVITE_CODE_LIFETIME: Final = 7 * 24 * 3600.0
+CODE_BITS: Final = 80
+SEND_RATE: Final = 2_000.0
+"""Messages per second and session, long-term; above it the session is read more slowly, not refused."""
+SEND_BURST: Final = 20_000
+DRAIN_TIMEOUT: Final = 5.0
+CERTIFICATE_LIFETIME_DAYS: Final = 397
+CERTIFICATE_RENEW_DAYS: Final = 30
+CA_LIFETIME_DAYS: Final = 3650
+
+# ---- client ------------------------------------------------------------------------------------
+OUTBOX_MAX: Final = 100_000
+"""Messages waiting on this device; beyond it send() refuses instead of filling the disk."""
+NETWORK_POLL_INTERVAL: Final = 2.0
+"""Watching addresses and routes where there is no netlink."""
+NETWORK_SETTLE: Final = 0.05
+"""Address and route changes come in bursts; act once."""
+
+# ---- relations ---------------------------------------------------------------------------------
+assert PING_INTERVAL_ACTIVE_MAX * (PINGS_MISSED_MAX + 1) < RESEND_INTERVAL * RESENDS_MAX, (
+    "a dead link must be found before messages are shown as failed (broken: 18 of 90 failed falsely)"
+)
+assert SUSPECT_AFTER <= PINGS_MISSED_MAX
+assert PING_INTERVAL_IDLE * 2.5 < IDLE_TIMEOUT
+assert BODY_SIZE_MAX + 1024 < FRAME_SIZE_MAX
+assert PAGE_SIZE_MAX + BODY_SIZE_MAX <= FRAME_SIZE_MAX
+assert CHANNELS_MAX < SERVER_CHANNELS_MAX
+assert DELIVER_WINDOW_SIZE <= STREAM_WINDOW
+assert SUBMIT_WINDOW_SIZE <= STREAM_WINDOW < CONNECTION_WINDOW
+assert CONNECT_TIMEOUT < FAILED_AFTER
+assert MEMBERS_MAX * (NAME_SIZE_MAX + 24) < FRAME_SIZE_MAX
