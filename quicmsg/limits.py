@@ -149,16 +149,32 @@ SEND_RATE: Final = 2_000.0
 SEND_BURST: Final = 20_000
 DRAIN_TIMEOUT: Final = 5.0
 CERTIFICATE_LIFETIME_DAYS: Final = 397
+"""The most that browsers accept."""
 CERTIFICATE_RENEW_DAYS: Final = 30
+CERTIFICATE_BACKDATE_DAYS: Final = 1
+"""A fresh certificate must be valid for a client whose clock is slow."""
 CA_LIFETIME_DAYS: Final = 3650
+HOST_NAME_SIZE_MAX: Final = 253
+"""Of a name in a certificate (RFC 1035 section 2.3.4)."""
 
 # ---- client ------------------------------------------------------------------------------------
 OUTBOX_MAX: Final = 100_000
 """Messages waiting on this device; beyond it send() refuses instead of filling the disk."""
+JOURNAL_QUEUE_MAX: Final = 4_096
+"""Writes waiting for this device's disk; beyond it a writer waits for room. At 16 KiB each: 64 MiB."""
+INBOX_MAX: Final = 4096
+"""Entries that wait for the program; with more, no further conversation is opened (the server keeps them)."""
+EARLY_SIZE_MAX: Final = 48 * 1024
+"""What a client writes on conversation channels before it is welcomed: below the server's PARKED_SIZE_MAX."""
+REOPEN_DELAY: Final = 0.5
+"""A channel that the server aborted is opened again after this time, doubled with each failure in a row."""
+REOPEN_DELAY_MAX: Final = 30.0
 NETWORK_POLL_INTERVAL: Final = 2.0
 """Watching addresses and routes where there is no netlink."""
 NETWORK_SETTLE: Final = 0.05
 """Address and route changes come in bursts; act once."""
+SLEEP_NOTICED: Final = 1.0
+"""A shorter gap between the clocks may be one that a busy machine made between reading them."""
 
 # ---- relations ---------------------------------------------------------------------------------
 assert PING_INTERVAL_ACTIVE_MAX * (PINGS_MISSED_MAX + 1) < RESEND_INTERVAL * RESENDS_MAX, (
@@ -168,6 +184,7 @@ assert SUSPECT_AFTER <= PINGS_MISSED_MAX
 assert PING_INTERVAL_IDLE * 2.5 < IDLE_TIMEOUT
 assert BODY_SIZE_MAX + 1024 < FRAME_SIZE_MAX
 assert PAGE_SIZE_MAX + BODY_SIZE_MAX <= FRAME_SIZE_MAX
+assert EARLY_SIZE_MAX + BODY_SIZE_MAX <= PARKED_SIZE_MAX
 assert CHANNELS_MAX < SERVER_CHANNELS_MAX
 assert DELIVER_WINDOW_SIZE <= STREAM_WINDOW
 assert SUBMIT_WINDOW_SIZE <= STREAM_WINDOW < CONNECTION_WINDOW
