@@ -47,6 +47,7 @@ SUBMIT_WINDOW_MESSAGES: Final = 64
 SUBMIT_WINDOW_SIZE: Final = 256 * 1024
 PARKED_SIZE_MAX: Final = 64 * 1024
 """Bytes on conversation channels that may arrive before the sign-in is checked (first flight)."""
+PARKED_PIECES_MAX: Final = 512
 SIGN_IN_SIZE_MAX: Final = 4 * 1024
 """Bytes on channel 0 before sign-in: Hello and Authenticate are under 600."""
 REQUESTS_MAX: Final = 32
@@ -118,13 +119,19 @@ SOCKET_BUFFER: Final = 4 * 1024 * 1024
 RECEIVE_BATCH: Final = 64
 """Datagrams read per wake-up: enough to amortise the loop, few enough to stay fair."""
 TIMER_LATENESS: Final = 0.0005
-"""QUIC timers fire a little late, never early or exactly on time: aioquic re-arms the same instant for ever."""
+"""QUIC timers fire a little late, never early or on time: aioquic re-arms the same instant for ever."""
 PTO_INTERVAL_MAX: Final = 0.5
 """Client: probes at least this often while packets are unanswered, so that the end of a silent hole is
 noticed quickly; bounded by the 12 s after which the connection is replaced."""
 KICK_AFTER_PTO: Final = 2
 """A packet that arrives after this many probe timeouts says that the path works again: send now what is
 in flight instead of waiting for the backed-off timer."""
+ACK_DELAY: Final = 0.02
+"""An ACK waits this long for data to ride on: below the 25 ms that we announce as max_ack_delay."""
+ACK_PACKETS_MAX: Final = 10
+"""This many packets are acknowledged at once, so that a bulk sender's window grows."""
+ADDRESS_STAGGER: Final = 0.25
+"""Between attempts at the addresses of a name (RFC 8305): a broken IPv6 costs no more than this."""
 OLD_SOCKET_LINGER: Final = 1.0
 """After a move the old socket is still read for this long: what was in flight to it is not thrown away."""
 PATH_CHANGES_PER_MINUTE: Final = 120
@@ -135,6 +142,23 @@ COMMIT_BATCH_MAX: Final = 512
 """Operations in one transaction: bounds the commit's latency and the size of a rollback."""
 STORE_QUEUE_MAX: Final = 20_000
 """Operations waiting for the disk; beyond it submitters wait (their channels are not read)."""
+STORE_HOT_ROWS: Final = 50_000
+"""Users, devices, conversations, members and positions (each) that the writer keeps as objects: a
+membership test then costs no statement. About 10 MB each when full; then it starts afresh."""
+STORE_ROWS_PER_STATEMENT: Final = (64, 8, 1)
+"""Rows are written this many at a time: each statement gives up the interpreter lock, and getting it back
+beside a busy event loop can take as long as all the rest. Few sizes, so that statements stay prepared."""
+STORE_PAGE_CACHE_SIZE: Final = 64 * 1024 * 1024
+"""SQLite's own cache, per connection: the inner pages of the indexes of some ten million messages."""
+STORE_CHECKPOINT_PAGES: Final = 4_000
+"""16 MB of log before it is copied into the database: rare enough to be cheap, short enough to be quick."""
+STORE_LOG_SIZE_MAX: Final = 64 * 1024 * 1024
+"""The log file is cut back to this after a long reader has let it grow."""
+STORE_BUSY_TIMEOUT: Final = 5.0
+"""How long a program that looks into the file from outside may hold it before the store counts as broken."""
+STORE_FEED_SCAN_MAX: Final = 1_000
+"""Changes of the whole store that one question for a user's changes looks through (under 1 ms) before it
+looks through the user's own conversations instead."""
 LOG_CACHE_SIZE: Final = 32 * 1024 * 1024
 """Bytes of recent messages kept for live delivery without a read."""
 MEMBERS_MAX: Final = 500
@@ -144,6 +168,8 @@ DEVICES_PER_USER_MAX: Final = 16
 LINK_CODE_LIFETIME: Final = 600.0
 INVITE_CODE_LIFETIME: Final = 7 * 24 * 3600.0
 CODE_BITS: Final = 80
+LINK_CODES_PER_USER_MAX: Final = 16
+"""The newest ones count: who asks for codes in a loop fills no disk."""
 SEND_RATE: Final = 2_000.0
 """Messages per second and session, long-term; above it the session is read more slowly, not refused."""
 SEND_BURST: Final = 20_000

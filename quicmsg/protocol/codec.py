@@ -105,6 +105,7 @@ class FrameReader:
         # ValueError: msgspec's DecodeError and ValidationError, UnicodeDecodeError. RecursionError: a
         # deep unknown tail. Nothing else was seen in 2 million mutated inputs.
         try:
-            return self._decoder.decode(body)
+            frame: frames.Frame = self._decoder.decode(body)
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"malformed frame: {error}") from error
+        return frame

@@ -1,0 +1,227 @@
+"""The conversation channels of a client's session.
+
+`service` is the one place that decides what a conversation's channel says next; whatever happens to a
+conversation puts its name into `mailbox.touched`, and every input ends with servicing those. So nothing
+is walked that did not change, however many conversations there are. Channels are opened when there is
+something to say or to learn, and the least recently used idle one is closed to make room.
+"""
+
+from __future__ import annotations
+
+from quicmsg import limits
+from quicmsg.errors import ErrorCode
+from quicmsg.protocol import events, frames
+from quicmsg.protocol.channels import ClientChannel
+from quicmsg.protocol.frames import Entry, Frame
+from quicmsg.protocol.heartbeat import Heartbeat
+from quicmsg.protocol.mailbox import Conversation, Mailbox
+from quicmsg.protocol.session import Channel, Session, SessionState
+
+
+class ClientConversations(Session):
+    """Base of ClientSession: everything that happens on channels 1 and up."""
+
+    def __init__(self, mailbox: Mailbox, *, now: float) -> None:
+        super().__init__(heartbeat=Heartbeat(limits.PING_INTERVAL_IDLE, now=now), now=now)
+        self.mailbox = mailbox
+        self._attached = False
+        self._by_name: dict[str, ClientChannel] = {}
+        self._next_number = 1
+        self._early_size = 0
+        self._failures: dict[str, tuple[int, float]] = {}
+
+    # ---- commands
+
+    def fetch(self, conversation: str, *, ref: int, after: int, before: int, limit: int, now: float) -> None:
+        """Ask for history; PageArrived (until `last`) or RequestFailed will follow."""
+        found = self.mailbox.conversation(conversation)
+        channel = self._by_name.get(conversation) or self._open(found, now)
+        channel.fetches.add(ref)
+        self._write(channel.number, frames.Fetch(ref, after, before, limit))
+        self._use(channel, now)
+
+    def service(self, now: float) -> None:
+        """Let every touched conversation say what it has to say."""
+        if not self._attached or self.state not in (SessionState.SIGNING_IN, SessionState.UP):
+            return
+        touched, self.mailbox.touched = self.mailbox.touched, {}
+        for name in touched:
+            found = self.mailbox.conversations[name]
+            channel = self._by_name.get(name)
+            if channel is None and (found.wants_channel() or self.mailbox.outbox.waiting(name)):
+                if not self._may_open(name, now):
+                    # Kept: looked at again with the next input, when a channel may have become free.
+                    self.mailbox.touched.setdefault(name)
+                    continue
+                channel = self._open(found, now)
+            if channel is not None:
+                self._speak(channel, now)
+        self._update_activity(now)
+
+    # ---- private: opening and closing
+
+    def _may_open(self, name: str, now: float) -> bool:
+        if self._failures.get(name, (0, 0.0))[1] not in (0.0, float("inf")):
+            return False
+        if self.state is not SessionState.UP and self._early_size >= limits.EARLY_SIZE_MAX:
+            return False
+        waiting = self.mailbox.outbox.waiting(name)
+        if not waiting and self.mailbox.waiting() >= limits.INBOX_MAX:
+            return False
+        if len(self._by_name) < limits.CHANNELS_MAX:
+            return len(self._channels) < limits.SERVER_CHANNELS_MAX - 1
+        for channel in self._by_name.values():  # least recently used first
+            if not self._is_busy(channel):
+                self._retire(channel)
+                return len(self._channels) < limits.SERVER_CHANNELS_MAX - 1
+        return False
+
+    def _open(self, found: Conversation, now: float) -> ClientChannel:
+        channel = ClientChannel(self._next_number, found, now=now)
+        self._next_number += 1
+        self._channels[channel.number] = self._by_name[found.name] = channel
+        asked = channel.asked
+        self._say(channel, frames.Open(found.name, found.epoch, asked.position, asked.received))
+        return channel
+
+    def _retire(self, channel: ClientChannel) -> None:
+        """Nothing is going on: end it; positions live in the store, so this costs nothing."""
+        del self._by_name[channel.conversation.name]
+        self._finish_channel(channel)
+
+    def _close_idle(self, now: float) -> None:
+        for channel in list(self._by_name.values()):
+            if channel.used_at + limits.CHANNEL_IDLE > now:
+                return
+            if self._is_busy(channel):
+                self._use(channel, now)
+            else:
+                self._retire(channel)
+
+    def _use(self, channel: ClientChannel, now: float) -> None:
+        """Move to the recently used end of `_by_name`."""
+        if self._by_name.pop(channel.conversation.name, None) is not None:
+            self._by_name[channel.conversation.name] = channel
+        channel.used_at = now
+
+    def _is_busy(self, channel: ClientChannel) -> bool:
+        found = channel.conversation
+        return bool(
+            channel.in_flight
+            or channel.fetches
+            or not channel.opened
+            or found.wants_channel()
+            or self.mailbox.outbox.waiting(found.name)
+        )
+
+    def _new_channel(self, number: int) -> Channel | None:
+        return None  # of a channel that we have closed; only the client opens any
+
+    def _channel_lost(self, channel: Channel, code: int, now: float) -> None:
+        """The channel is gone; its conversation's state is not: open again, later each time."""
+        assert isinstance(channel, ClientChannel)
+        name = channel.conversation.name
+        for ref in channel.fetches:
+            self._events.append(events.RequestFailed(ref, int(code), "the channel was closed"))
+        channel.fetches.clear()
+        if self._by_name.get(name) is not channel:
+            return
+        del self._by_name[name]
+        if self.state is not SessionState.CLOSED:
+            # With the whole session gone, the account feed tells what changed; here nobody would.
+            channel.conversation.stale = True
+            self._delay_reopening(name, 0.0, now)
+
+    def _delay_reopening(self, name: str, delay: float, now: float) -> None:
+        failures = self._failures.get(name, (0, 0.0))[0] + 1
+        backoff = min(limits.REOPEN_DELAY * 2 ** (failures - 1), limits.REOPEN_DELAY_MAX)
+        self._failures[name] = (failures, now + max(delay, backoff))
+
+    # ---- private: frames
+
+    def _speak(self, channel: ClientChannel, now: float) -> None:
+        found = channel.conversation
+        for message in self.mailbox.outbox.unwritten(found.name, channel):
+            early = self.state is not SessionState.UP and self._early_size >= limits.EARLY_SIZE_MAX
+            if early or not channel.has_room():
+                break
+            self._say(channel, frames.Send(message.message_id, message.kind, message.encoding, message.body))
+            message.channel = channel
+            channel.sent(message)
+            self._use(channel, now)
+        if not channel.opened:
+            return
+        position = min(found.position, channel.covered.value)
+        if position > channel.acknowledged and found.owed > found.told:
+            channel.acknowledged = position
+            self._say(channel, frames.Ack(position))
+        if found.read > max(channel.read_sent, found.read_told) and found.read <= channel.covered.value:
+            channel.read_sent = found.read
+            self._say(channel, frames.Read(found.read, found.read_public))
+
+    def _say(self, channel: ClientChannel, frame: Frame) -> None:
+        size = self._write(channel.number, frame)
+        if self.state is not SessionState.UP:
+            self._early_size += size
+
+    def _handle_conversation(self, channel: ClientChannel, frame: Frame, now: float) -> None:
+        name = channel.conversation.name
+        self._use(channel, now)
+        match frame:
+            case frames.Opened():
+                channel.opened = True
+                self._failures.pop(name, None)
+                self.mailbox.opened(name, frame)
+                channel.covered.reset(channel.asked.start(frame.position, frame.oldest, reset=frame.reset))
+            case frames.Deliver():
+                channel.covered.reach(frame.seq)
+                self.mailbox.delivered(name, _entry(frame), now)
+            case frames.Accepted():
+                channel.answered(frame.message_id)
+                channel.covered.skip(frame.seq)
+                self.mailbox.accepted(name, frame.message_id, frame.seq, frame.stored_at_ms, now)
+            case frames.Rejected():
+                channel.answered(frame.message_id)
+                self.mailbox.rejected(name, frame.message_id, frame.code, frame.text, now)
+            case frames.Receipt():
+                self.mailbox.receipts(name, frame.members)
+            case frames.Page():
+                if frame.last:
+                    channel.fetches.discard(frame.ref)
+                self._events.append(events.PageArrived(name, frame.ref, frame.entries, frame.last))
+            case frames.Refused():
+                self._refused(channel, frame, now)
+            case _:
+                self._abort(channel, ErrorCode.UNEXPECTED)
+                self._channel_lost(channel, ErrorCode.UNEXPECTED, now)
+
+    def _refused(self, channel: ClientChannel, frame: frames.Refused, now: float) -> None:
+        name = channel.conversation.name
+        self._by_name.pop(name, None)
+        if frame.retry_after_ms:
+            channel.conversation.stale = True
+            self._delay_reopening(name, frame.retry_after_ms / 1000, now)
+        else:
+            for ref in channel.fetches:
+                self._events.append(events.RequestFailed(ref, frame.code, frame.text))
+            channel.fetches.clear()
+            self.mailbox.refused(name, frame.code, frame.text, now)
+        self._finish_channel(channel)
+
+    # ---- for the subclass
+
+    def _update_activity(self, now: float) -> None:
+        raise AssertionError("the subclass knows its heartbeat")
+
+
+def _entry(frame: frames.Deliver) -> Entry:
+    return Entry(
+        frame.seq,
+        frame.message_id,
+        frame.sender,
+        frame.device,
+        frame.kind,
+        frame.encoding,
+        frame.body,
+        frame.stored_at_ms,
+    )

@@ -1,0 +1,341 @@
+"""What a client knows, independent of any connection: conversations, positions, inbox, outbox.
+
+The mailbox outlives connections: a new ClientSession on the same mailbox opens conversations after their
+positions and flushes the outbox in order. It is pure; the shell writes down (in the journal) what its
+events say, and calls `processed` only once that is on the disk.
+
+`owed` and `told`: the position that the server must learn, and the one that it confirmed (by a Receipt with
+our own name), so that a crash between processing and Ack costs nobody a tick; `read`, `read_told` likewise.
+Per conversation: `position` <= `received` <= `head`. Up to `position` everything is processed and in
+the journal; up to `received` it is in memory (inbox) or processed. Entries that this device sent itself
+come as Accepted instead of Deliver, so `own` keeps their seqs until the positions have passed them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from quicmsg.errors import ErrorCode, ProtocolError
+from quicmsg.protocol import events
+from quicmsg.protocol.frames import ChangeEntry, Entry, MemberEntry, Opened
+from quicmsg.protocol.outbox import Escalation, Outbox, OutboxMessage, Outcome
+
+
+@dataclass(slots=True, eq=False)
+class Conversation:
+    """One conversation as this device knows it (see the module text for the positions)."""
+
+    name: str
+    epoch: int = 0
+    position: int = 0
+    received: int = 0
+    head: int = 0
+    oldest: int = 1
+    stale: bool = False
+    told: int = 0
+    read: int = 0
+    read_public: bool = True
+    read_told: int = 0
+    owed: int = 0
+    resync_until: int = 0
+    members: dict[str, tuple[int, int]] = field(default_factory=dict)
+    own: set[int] = field(default_factory=set)
+    inbox: deque[Entry] = field(default_factory=deque)
+    taken: int = 0
+    delivered_mark: int = 0
+    read_mark: int = 0
+
+    def wants_channel(self) -> bool:
+        """Is there something that only an open channel can tell or ask (the outbox apart)?"""
+        return self.stale or self.head > self.received or self.read > self.read_told or self.owed > self.told
+
+
+class Mailbox:
+    """Conversations, inbox and outbox of one device.
+
+    Args:
+        user, device: who this is; `device` tells own entries apart.
+    """
+
+    def __init__(self, user: str, device: bytes) -> None:
+        self.user = user
+        self.device = device
+        self.epoch = 0
+        self.cursor = 0
+        self.account_head = 0
+        self.outbox = Outbox()
+        self.conversations: dict[str, Conversation] = {}
+        self.touched: dict[str, None] = {}
+        self._events: deque[events.Event] = deque()
+        self._arrivals: deque[str] = deque()
+
+    # ---- construct: what the journal had
+
+    def conversation(self, name: str) -> Conversation:
+        """The conversation of this name; a new one counts as stale, so that it gets opened."""
+        found = self.conversations.get(name)
+        if found is None:
+            found = self.conversations[name] = Conversation(name, stale=True)
+            self.touched[name] = None
+        return found
+
+    def touch_all(self) -> None:
+        """A new session begins: everything that wants a channel has to be looked at."""
+        for name, found in self.conversations.items():
+            if found.wants_channel() or self.outbox.waiting(name):
+                self.touched[name] = None
+
+    def restore(self, conversation: Conversation) -> None:
+        """Put back a conversation from the journal: nothing of it is in memory but what is processed."""
+        conversation.received = conversation.taken = conversation.position
+        conversation.delivered_mark, conversation.read_mark = self._marks(conversation)
+        self.conversations[conversation.name] = conversation
+
+    # ---- output
+
+    def next_event(self) -> events.Event | None:
+        """The next thing to write down or to show, or None."""
+        return self._events.popleft() if self._events else None
+
+    def take(self, conversation: str | None = None) -> tuple[str, Entry] | None:
+        """The next entry for the program, in order of arrival; None: nothing waits.
+
+        Own entries of this device never come here. The caller must call `processed` for each, in order."""
+        for _ in range(len(self._arrivals)):
+            name = self._arrivals.popleft()
+            if conversation is None or name == conversation:
+                found = self.conversations[name]
+                if found.inbox:
+                    entry = found.inbox.popleft()
+                    found.taken = entry.seq
+                    return name, entry
+            else:
+                self._arrivals.append(name)
+        return None
+
+    def waiting(self) -> int:
+        """Entries that wait for the program."""
+        return len(self._arrivals)
+
+    def position_after(self, conversation: str, seq: int) -> int:
+        """The position once `seq` is processed: it passes over own entries that follow directly."""
+        found = self.conversations[conversation]
+        position = max(seq, found.position)
+        while position + 1 in found.own:
+            position += 1
+        return position
+
+    # ---- input: the program and the journal
+
+    def submit(self, message: OutboxMessage, now: float) -> None:
+        """A message that the journal has committed enters its conversation's line."""
+        self.conversation(message.conversation)
+        self.outbox.add(message, now)
+        self.touched[message.conversation] = None
+
+    def resend(self, message_id: bytes, now: float) -> OutboxMessage | None:
+        """By hand: see `Outbox.resend`. None: it is not in the outbox."""
+        message = self.outbox.resend(message_id, now)
+        if message is not None:
+            self.touched[message.conversation] = None
+        return message
+
+    def processed(self, conversation: str, position: int, epoch: int) -> None:
+        """The program processed everything up to `position`, and the journal has committed that."""
+        found = self.conversations[conversation]
+        if position > found.position and epoch == found.epoch:
+            found.position = found.owed = position
+            found.own = {seq for seq in found.own if seq > position}
+            self._pass_own(found)
+            self.touched[conversation] = None
+
+    def read(self, conversation: str, position: int, *, public: bool) -> int:
+        """The person read up to `position` (not beyond what was processed); returns what now holds."""
+        found = self.conversations[conversation]
+        found.read_public = public
+        found.read = max(found.read, min(position, found.position))
+        self.touched[conversation] = None
+        return found.read
+
+    def escalate(self, now: float) -> set[Escalation]:
+        """Let the outbox's clocks act; failed messages are reported as events."""
+        steps, failed = self.outbox.escalations(now)
+        for message in failed:
+            self._events.append(events.MessageFailed(message.conversation, message.message_id))
+        return steps
+
+    # ---- input: a session (frames of one conversation, in the order of its channel)
+
+    def accepted(
+        self,
+        name: str,
+        message_id: bytes,
+        seq: int,
+        stored_at_ms: int,
+        now: float,
+        entry: Entry | None = None,
+    ) -> None:
+        """The server stored a message of ours; `entry`: it came as a log entry, not as Accepted."""
+        found = self.conversation(name)
+        self.touched[name] = None
+        self.outbox.answered(message_id, now)
+        if seq > found.received:
+            found.own.add(seq)
+            self._pass_own(found)
+        found.head = max(found.head, seq)
+        self._events.append(events.MessageStored(name, message_id, seq, stored_at_ms, found.position, entry))
+
+    def rejected(self, name: str, message_id: bytes, code: int, text: str, now: float) -> None:
+        """The server refused a message of ours for good."""
+        self.touched[name] = None
+        if self.outbox.reject(message_id, now) is not None:
+            self._events.append(events.MessageRejected(name, message_id, code, text))
+
+    def reject_all(self, name: str, code: int, text: str, now: float) -> None:
+        """The conversation is refused, so is everything that waits in its line."""
+        while (message := next(self.outbox.unwritten(name, self), None)) is not None:
+            self.rejected(name, message.message_id, code, text, now)
+
+    def opened(self, name: str, verdict: Opened) -> None:
+        """The server's answer to Open."""
+        found = self.conversation(name)
+        if verdict.reset or (found.epoch and verdict.epoch != found.epoch):
+            self._reset(found, verdict)
+        found.epoch = verdict.epoch
+        found.oldest = verdict.oldest
+        found.head = max(found.head, verdict.head)
+        if found.received < verdict.oldest - 1:
+            found.received = verdict.oldest - 1
+            found.inbox.clear()
+        fresh = not (found.position or found.received)
+        start = max(verdict.oldest - 1, verdict.position if fresh else 0)
+        if found.position < start:
+            # A new member sees the log from its own entry on, a new device from where the account stands.
+            found.position = found.taken = start
+            found.received = max(found.received, start)
+        found.stale = False
+        self.touched[name] = None
+        self._events.append(events.ConversationChanged(name, found.epoch, found.head, found.oldest, False))
+        self._set_members(found, verdict.members, whole=True)
+
+    def delivered(self, name: str, entry: Entry, now: float) -> None:
+        """The next entry of the log. Raises ProtocolError when one is missing before it."""
+        found = self.conversation(name)
+        if entry.seq <= found.received:
+            return
+        if entry.seq != found.received + 1:
+            raise ProtocolError(
+                f"{name}: entry {entry.seq} after {found.received}", code=ErrorCode.UNEXPECTED
+            )
+        found.head = max(found.head, entry.seq)
+        if entry.device == self.device:
+            # Ours, sent over an earlier connection whose answer got lost.
+            self.accepted(name, entry.message_id, entry.seq, entry.stored_at_ms, now, entry)
+            return
+        found.received = entry.seq
+        found.inbox.append(entry)
+        self._arrivals.append(name)
+        self._pass_own(found)
+        self._events.append(events.EntriesArrived(name))
+
+    def receipts(self, name: str, members: Iterable[MemberEntry]) -> None:
+        """Positions of members moved."""
+        self._set_members(self.conversation(name), members, whole=False)
+
+    def changed(self, entry: ChangeEntry, *, channel_open: bool) -> None:
+        """The account feed, or a Notice, says that a conversation has news; an open channel brings it."""
+        found = self.conversation(entry.conversation)
+        found.head = max(found.head, entry.head)
+        found.stale = not channel_open
+        self.touched[entry.conversation] = None
+        self.account_head = max(self.account_head, entry.change)
+        self._events.append(
+            events.ConversationChanged(found.name, found.epoch, found.head, found.oldest, not channel_open)
+        )
+
+    def synced(self, epoch: int, cursor: int) -> None:
+        """Everything up to the cursor was reported."""
+        self.epoch = epoch
+        self.cursor = cursor
+        self.account_head = max(self.account_head, cursor)
+        self._events.append(events.CursorMoved(epoch, cursor))
+
+    def refused(self, name: str, code: int, text: str, now: float) -> None:
+        """The server will not open this conversation: it is not ours, or not any more."""
+        found = self.conversation(name)
+        found.stale = False
+        found.head = found.received
+        found.told = found.owed
+        found.read_told = found.read
+        self._events.append(events.ConversationRefused(name, code, text))
+        self.reject_all(name, code, text, now)
+
+    # ---- private
+
+    def _pass_own(self, found: Conversation) -> None:
+        while found.received + 1 in found.own:
+            found.received += 1
+        if found.taken <= found.position and not found.inbox:
+            # Nothing is with the program: own entries need nobody's processing.
+            while found.position + 1 in found.own:
+                found.position += 1
+                found.own.discard(found.position)
+            found.taken = max(found.taken, found.position)
+
+    def _reset(self, found: Conversation, verdict: Opened) -> None:
+        # Contract: a stale cursor is never trusted. What is re-delivered and was shown before is
+        # recognised by its message_id (`resync_until` tells the shell to look).
+        found.position = found.received = found.taken = verdict.position
+        found.owed = found.told = verdict.position
+        found.head = verdict.head
+        found.resync_until = verdict.head
+        found.own.clear()
+        found.inbox.clear()
+        found.read = found.read_told = 0
+        found.delivered_mark = found.read_mark = 0
+        found.members.clear()
+        self._events.append(events.ConversationReset(found.name, verdict.epoch, verdict.position))
+
+    def _set_members(self, found: Conversation, members: Iterable[MemberEntry], *, whole: bool) -> None:
+        before = dict(found.members)
+        news = []
+        if whole:
+            found.members = {}
+        for member in members:
+            delivered, read = before.get(member.user, (0, 0))
+            now = (max(delivered, member.delivered), max(read, member.read))
+            found.members[member.user] = now
+            if before.get(member.user) != now:
+                news.append(MemberEntry(member.user, *now))
+        if self.user in found.members:
+            own_delivered, own_read = found.members[self.user]
+            found.told = max(found.told, own_delivered)
+            found.read_told = max(found.read_told, own_read)
+            found.read = max(found.read, min(own_read, found.position))
+        delivered_from, read_from = found.delivered_mark, found.read_mark
+        delivered, read = self._marks(found)
+        found.delivered_mark = max(delivered_from, delivered)
+        found.read_mark = max(read_from, read)
+        gone = whole and before.keys() - found.members.keys()
+        if news or gone or found.delivered_mark != delivered_from or found.read_mark != read_from:
+            self._events.append(
+                events.PositionsChanged(
+                    found.name, tuple(news), delivered_from, found.delivered_mark, read_from, found.read_mark
+                )
+            )
+
+    def _marks(self, found: Conversation) -> tuple[int, int]:
+        """Up to where everybody else has it, and has read it; 0 without others."""
+        others = [positions for user, positions in found.members.items() if user != self.user]
+        if not others:
+            return 0, 0
+        return min(p[0] for p in others), min(p[1] for p in others)
+
+
+def outbox_row(
+    message_id: bytes, conversation: str, kind: int, encoding: int, body: bytes, now: float
+) -> OutboxMessage:
+    """A fresh row, queued now."""
+    return OutboxMessage(message_id, conversation, kind, encoding, body, now, Outcome.QUEUED)

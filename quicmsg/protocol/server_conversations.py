@@ -1,0 +1,294 @@
+"""The conversation channels of a server's session: a window and two positions each, no queue of messages.
+
+While an Open is being looked up, or too many Sends are unanswered, a channel is not read on, so that flow
+control holds that one conversation back, and no other. New entries cost a channel one number (`advance`):
+when its window has room it asks the hub for what comes after its own place in the log. Live delivery,
+catch-up and offline delivery are that one path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from quicmsg import limits
+from quicmsg.errors import ErrorCode, ProtocolError
+from quicmsg.protocol import events, frames
+from quicmsg.protocol.channels import Asked, ServerChannel
+from quicmsg.protocol.frames import CONTROL, Entry, Frame, MemberEntry
+from quicmsg.protocol.heartbeat import Heartbeat
+from quicmsg.protocol.session import Channel, Session, SessionState
+
+
+class ServerConversations(Session):
+    """Base of ServerSession: everything that happens on channels 1 and up."""
+
+    def __init__(self, *, now: float) -> None:
+        # Patient: a client in a tunnel should find its connection alive when it comes out.
+        heartbeat = Heartbeat(limits.PING_INTERVAL_IDLE, now=now, patient=True)
+        super().__init__(heartbeat=heartbeat, now=now)
+        self.user = ""
+        self.account_head = 0
+        self._by_name: dict[str, ServerChannel] = {}
+        self._receipts_due: float | None = None
+        self._tokens = float(limits.SEND_BURST)
+        self._tokens_at = now
+        self._starved: set[ServerChannel] = set()
+
+    # ---- commands: conversations
+
+    def opened(
+        self,
+        channel: int,
+        *,
+        epoch: int,
+        oldest: int,
+        head: int,
+        position: int,
+        reset: bool,
+        members: Sequence[MemberEntry],
+        now: float,
+    ) -> None:
+        """Answer to OpenRequested: the channel is this conversation from now on."""
+        found = self._conversation_channel(channel)
+        if found is None or found.opened:
+            return
+        found.opened = True
+        found.head = max(found.head, head)
+        start = found.asked.start(position, oldest, reset=reset)
+        found.covered.reset(start)
+        found.acknowledged = min(start, found.asked.position) if not reset else start
+        self._write(channel, frames.Opened(epoch, oldest, head, position, reset, tuple(members)))
+        self._want_entries(found)
+        self._read(found, now)
+
+    def refuse(self, channel: int, code: int, text: str, *, retry_after: float = 0.0) -> None:
+        """The channel will not be (or no longer is) this conversation; seconds until a retry, 0: never."""
+        found = self._conversation_channel(channel)
+        if found is None:
+            return
+        self._write(
+            channel,
+            frames.Refused(int(code), text[: limits.TEXT_SIZE_MAX], int(retry_after * 1000)),
+        )
+        self._forget(found)
+        self._credit(channel, found.reader.buffered)
+        self._finish_channel(found)
+
+    def accept(self, channel: int, message_id: bytes, seq: int, stored_at_ms: int, now: float) -> None:
+        """A message is durable; also for a repetition."""
+        found = self._conversation_channel(channel)
+        if found is None:
+            return
+        found.answer(message_id)
+        found.covered.skip(seq)
+        self._write(channel, frames.Accepted(message_id, seq, stored_at_ms))
+        self._resume(found, now)
+
+    def reject(self, channel: int, message_id: bytes, code: int, text: str, now: float) -> None:
+        """A message was refused for good, and nothing was stored."""
+        found = self._conversation_channel(channel)
+        if found is None:
+            return
+        found.answer(message_id)
+        self._write(channel, frames.Rejected(message_id, int(code), text[: limits.TEXT_SIZE_MAX]))
+        self._resume(found, now)
+
+    def advance(self, conversation: str, head: int, change: int) -> None:
+        """The log has grown (or only changed): two numbers move, nothing is queued."""
+        if self.state is not SessionState.UP:
+            return
+        self.account_head = max(self.account_head, change)
+        found = self._by_name.get(conversation)
+        if found is None:
+            self._write(CONTROL, frames.Notice(conversation, head, change))
+            return
+        found.head = max(found.head, head)
+        self._want_entries(found)
+
+    def deliver(self, channel: int, entries: Iterable[Entry]) -> None:
+        """Answer to EntriesWanted: what follows in the log (nothing: try again with the next advance)."""
+        found = self._conversation_channel(channel)
+        if found is None or not found.reading:
+            return
+        found.reading = False
+        progress = False
+        for entry in entries:
+            if entry.seq <= found.covered.value:
+                continue
+            if entry.seq != found.covered.value + 1 or found.room() <= 0:
+                break
+            self._write(
+                channel,
+                frames.Deliver(
+                    entry.seq, entry.message_id, entry.sender, entry.device,
+                    entry.kind, entry.encoding, entry.body, entry.stored_at_ms,
+                ),
+            )  # fmt: skip
+            found.delivered(entry.seq, len(entry.body))
+            progress = True
+        if progress:
+            self._want_entries(found)
+
+    def receipt(self, conversation: str, member: MemberEntry, change: int, now: float) -> None:
+        """A member's positions moved: told with the next coalesced Receipt, or by a Notice."""
+        if self.state is not SessionState.UP:
+            return
+        self.account_head = max(self.account_head, change)
+        found = self._by_name.get(conversation)
+        if found is None:
+            if member.user != self.user:
+                self._write(CONTROL, frames.Notice(conversation, 0, change))
+            return
+        if not found.receipts and self._receipts_due is None:
+            self._receipts_due = now + limits.RECEIPT_INTERVAL
+        found.receipts[member.user] = member
+
+    def page(self, channel: int, ref: int, entries: Sequence[Entry], now: float) -> None:
+        """Answer to FetchRequested, cut into frames."""
+        found = self._conversation_channel(channel)
+        if found is None:
+            return
+        found.fetching -= 1
+        piece: list[Entry] = []
+        size = 0
+        for entry in entries:
+            if piece and size + len(entry.body) + 128 > limits.PAGE_SIZE_MAX:
+                self._write(channel, frames.Page(ref, tuple(piece), False))
+                piece, size = [], 0
+            piece.append(entry)
+            size += len(entry.body) + 128
+        self._write(channel, frames.Page(ref, tuple(piece), True))
+        self._resume(found, now)
+
+    # ---- private: pausing and windows
+
+    def _may_read(self, channel: Channel) -> bool:
+        if not isinstance(channel, ServerChannel):
+            return True
+        if channel.conversation and not channel.opened:
+            return False
+        return channel.may_submit() and channel not in self._starved
+
+    def _resume(self, channel: ServerChannel, now: float) -> None:
+        """An answer went out: there may be room to read on, or nothing left to wait for."""
+        if channel.ended_by_us:
+            return
+        if channel.reader.buffered or channel.ended_by_peer:
+            self._read(channel, now)
+
+    def _take_token(self, channel: ServerChannel, now: float) -> None:
+        """One Send of the session's long-term rate; without one the channel is read later, not refused."""
+        earned = (now - self._tokens_at) * limits.SEND_RATE
+        self._tokens = min(self._tokens + earned, float(limits.SEND_BURST)) - 1
+        self._tokens_at = now
+        if self._tokens < 1:
+            self._starved.add(channel)
+
+    def _feed_starved(self, now: float) -> None:
+        if not self._starved or self._tokens + (now - self._tokens_at) * limits.SEND_RATE < 1:
+            return
+        self._tokens += (now - self._tokens_at) * limits.SEND_RATE
+        self._tokens_at = now
+        starved, self._starved = self._starved, set()
+        for channel in sorted(starved, key=lambda c: c.number):
+            if self._channels.get(channel.number) is channel:
+                self._read(channel, now)
+
+    def _want_entries(self, channel: ServerChannel) -> None:
+        room = channel.room()
+        if channel.opened and not channel.reading and channel.head > channel.covered.value and room > 0:
+            channel.reading = True
+            self._events.append(
+                events.EntriesWanted(channel.number, channel.conversation, channel.covered.value, room)
+            )
+
+    def _flush_receipts(self) -> None:
+        self._receipts_due = None
+        for channel in self._by_name.values():
+            if channel.receipts and channel.opened:
+                self._write(channel.number, frames.Receipt(tuple(channel.receipts.values())))
+                channel.receipts.clear()
+
+    # ---- private: channels
+
+    def _new_channel(self, number: int) -> Channel | None:
+        if len(self._channels) > limits.SERVER_CHANNELS_MAX:
+            self._ends[number] = ErrorCode.LIMIT
+            return None
+        channel = self._channels[number] = ServerChannel(number)
+        return channel
+
+    def _conversation_channel(self, number: int) -> ServerChannel | None:
+        """The channel a command is for, if it still takes any."""
+        if self.state is not SessionState.UP:
+            return None
+        found = self._channels.get(number)
+        return found if isinstance(found, ServerChannel) and not found.ended_by_us else None
+
+    def _forget(self, channel: ServerChannel) -> None:
+        self._bury(channel)
+        self._starved.discard(channel)
+        if self._by_name.get(channel.conversation) is channel:
+            del self._by_name[channel.conversation]
+            self._events.append(events.ChannelClosed(channel.number, channel.conversation))
+
+    def _channel_lost(self, channel: Channel, code: int, now: float) -> None:
+        assert isinstance(channel, ServerChannel)
+        self._forget(channel)
+
+    # ---- private: frames
+
+    def _handle_open(self, channel: ServerChannel, frame: Frame) -> None:
+        if not isinstance(frame, frames.Open):
+            raise ProtocolError("a channel must begin with Open", code=ErrorCode.UNEXPECTED)
+        if frame.conversation in self._by_name:
+            raise ProtocolError(f"{frame.conversation} is open already", code=ErrorCode.UNEXPECTED)
+        if frame.received < frame.position:
+            raise ProtocolError("received is below position")
+        channel.conversation = frame.conversation
+        channel.asked = Asked(frame.position, frame.received)
+        self._by_name[frame.conversation] = channel
+        self._events.append(
+            events.OpenRequested(channel.number, frame.conversation, frame.epoch, frame.position)
+        )
+
+    def _handle_conversation(self, channel: ServerChannel, frame: Frame, now: float) -> None:
+        match frame:
+            case frames.Send():
+                channel.submit(frame.message_id, len(frame.body))
+                self._take_token(channel, now)
+                self._events.append(
+                    events.MessageSubmitted(
+                        channel.number, channel.conversation, frame.message_id,
+                        frame.kind, frame.encoding, frame.body,
+                    )
+                )  # fmt: skip
+            case frames.Ack():
+                self._check_position(channel, frame.position)
+                if frame.position > channel.acknowledged:
+                    channel.acknowledge(frame.position)
+                    self._events.append(events.PositionMoved(channel.conversation, frame.position, 0, True))
+                    self._want_entries(channel)
+            case frames.Read():
+                self._check_position(channel, frame.position)
+                self._events.append(
+                    events.PositionMoved(channel.conversation, frame.position, frame.position, frame.public)
+                )
+            case frames.Fetch():
+                channel.fetching += 1
+                if channel.fetching > limits.REQUESTS_MAX:
+                    raise ProtocolError("too many fetches at once", code=ErrorCode.LIMIT)
+                self._events.append(
+                    events.FetchRequested(
+                        channel.number, channel.conversation, frame.ref,
+                        frame.after, frame.before, frame.limit,
+                    )
+                )  # fmt: skip
+            case _:
+                raise ProtocolError(f"{type(frame).__name__} from a client", code=ErrorCode.UNEXPECTED)
+
+    def _check_position(self, channel: ServerChannel, position: int) -> None:
+        if position > channel.covered.value:
+            raise ProtocolError(
+                f"position {position} is beyond {channel.covered.value}", code=ErrorCode.ACK_BEYOND
+            )
