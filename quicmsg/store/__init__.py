@@ -171,14 +171,7 @@ class RevokeDevice:
 
 
 Operation = (
-    Append
-    | OpenConversation
-    | MovePosition
-    | CreateGroup
-    | ChangeMember
-    | SignIn
-    | MakeCode
-    | RevokeDevice
+    Append | OpenConversation | MovePosition | CreateGroup | ChangeMember | SignIn | MakeCode | RevokeDevice
 )
 
 # ---- results -----------------------------------------------------------------------------------

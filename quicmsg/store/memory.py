@@ -217,7 +217,7 @@ class MemoryStore:
         entries = []
         for user in users:
             kind = Kind.CREATED if user == op.creator else Kind.JOINED
-            entries.append(self._add_entry(_group_entry(op, op.creator, kind, user)))
+            entries.append(self._add_entry(rules.group_entry(op, op.creator, kind, user)))
             self._add_member(op.conversation, user, oldest=1)
         change = self._next_change(op.conversation)
         return GroupChanged(tuple(entries), tuple(self.members(op.conversation)), change)
@@ -230,7 +230,7 @@ class MemoryStore:
         if group is None:
             return rules.UNKNOWN_CONVERSATION
         kind = Kind.LEFT if op.change == "leave" else Kind.JOINED
-        entry = _group_entry(op, op.actor, kind, op.user)
+        entry = rules.group_entry(op, op.actor, kind, op.user)
         stored = self._state.identities.get((op.actor, entry.message_id))
         if stored is not None:
             same = _is_same(stored, op.conversation, kind, 0, entry.body)
@@ -389,12 +389,6 @@ class MemoryStore:
         self._state.change += 1
         self._state.changes[conversation] = self._state.change
         return self._state.change
-
-
-def _group_entry(op: CreateGroup | ChangeMember, actor: str, kind: Kind, user: str) -> Append:
-    body = b"" if kind is Kind.CREATED else user.encode()
-    message_id = rules.entry_id(op.request_id, user)
-    return Append(op.conversation, actor, op.device, message_id, int(kind), 0, body, op.at_ms)
 
 
 def _is_same(stored: LogEntry, conversation: str, kind: int, encoding: int, body: bytes) -> bool:

@@ -12,8 +12,8 @@ from typing import Final
 
 from quicmsg.errors import ErrorCode
 from quicmsg.limits import CONVERSATIONS_PER_USER_MAX, DEVICES_PER_USER_MAX, MEMBERS_MAX, MESSAGE_ID_SIZE
-from quicmsg.protocol.frames import NAME_PATTERN
-from quicmsg.store import Refusal
+from quicmsg.protocol.frames import NAME_PATTERN, Kind
+from quicmsg.store import Append, ChangeMember, CreateGroup, Refusal
 
 _name: Final = re.compile(NAME_PATTERN.removeprefix("^").removesuffix("$"))
 
@@ -43,6 +43,11 @@ def direct_members(conversation: str) -> tuple[str, ...]:
     return (first,) if first == second else (first, second)
 
 
+def is_conversation(key: str) -> bool:
+    """Whether a conversation can have this key."""
+    return is_group(key) or direct_members(key) != ()
+
+
 def device_id(public_key: bytes) -> bytes:
     """A device is called by its key, so that nobody can claim the id of somebody else's device."""
     return hashlib.sha256(public_key).digest()[:16]
@@ -51,8 +56,15 @@ def device_id(public_key: bytes) -> bytes:
 def entry_id(request_id: bytes, user: str) -> bytes:
     """The message_id of the log entry that a request makes about `user`: the request again gives the same
     id, so that doing it twice writes one entry."""
-    seed = b"quicmsg-entry\0" + request_id + b"\0" + user.encode()
+    seed = b"quicmsg-entry\0" + request_id + b"\0" + user.encode("utf-8", "surrogatepass")
     return hashlib.sha256(seed).digest()[:MESSAGE_ID_SIZE]
+
+
+def group_entry(op: CreateGroup | ChangeMember, actor: str, kind: Kind, user: str) -> Append:
+    """The log entry by which a group tells what happened to `user`."""
+    body = b"" if kind is Kind.CREATED else user.encode("utf-8", "surrogatepass")
+    message_id = entry_id(op.request_id, user)
+    return Append(op.conversation, actor, op.device, message_id, int(kind), 0, body, op.at_ms)
 
 
 def code_hash(code: str) -> bytes:

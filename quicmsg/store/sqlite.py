@@ -1,0 +1,227 @@
+"""The embedded store: one SQLite file, durable on return, one process at a time.
+
+A batch of operations is one transaction on one writing connection; reads have a connection of their own,
+so that they neither wait for the writer nor hold it up (WAL). Start reading at `schema.py`, then
+`sqlite_tables.py` (rows as objects), `sqlite_operations.py` (what each operation does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from quicmsg.errors import ConfigurationError, StorageError
+from quicmsg.limits import STORE_FEED_SCAN_MAX
+from quicmsg.store import Append, Change, LogEntry, Operation, Result, rules, schema
+from quicmsg.store.lock import FileLock
+from quicmsg.store.sqlite_operations import Operations
+from quicmsg.store.sqlite_tables import Tables
+
+_ENTRIES = """SELECT seq, message_id, name, key, kind, encoding, body, stored_at_ms
+    FROM message CROSS JOIN user ON user.id = sender CROSS JOIN device ON device.id = message.device
+    WHERE conversation = ? AND seq > ? AND seq < ? ORDER BY seq {direction} LIMIT ?"""
+_VISIBLE = """SELECT conversation.id, oldest FROM conversation CROSS JOIN user
+    CROSS JOIN member ON member.conversation = conversation.id AND member.user = user.id
+    WHERE conversation.key = ? AND user.name = ? AND oldest > 0"""
+_CHANGES_OF_STORE = """SELECT key, head, change FROM conversation CROSS JOIN member
+    ON member.conversation = conversation.id AND member.user = ? AND oldest > 0
+    WHERE change > ? ORDER BY change LIMIT ?"""
+_CHANGES_OF_USER = """SELECT key, head, change FROM member CROSS JOIN conversation
+    ON conversation.id = member.conversation
+    WHERE user = ? AND oldest > 0 AND change > ? ORDER BY change LIMIT ?"""
+
+
+class SqliteStore:
+    """A store in one file, for one server process."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        epoch_source: Callable[[], int],
+        connect: Callable[[Path], schema.Connection] = schema.connect,
+    ) -> None:
+        """Open the file, or make it; `epoch_source` gives the epoch of a log that has none yet.
+
+        A copy of the file that was restored from a backup must get a new epoch: delete the row `epoch`
+        of its table `meta` before it is opened. Raises ConfigurationError, in words for who runs it.
+        """
+        self._path = path
+        self._broken = False
+        with _opening(path):
+            _make_directory(path.parent)
+            self._lock = FileLock(path.with_name(path.name + ".lock"), purpose=str(path))
+        try:
+            with _opening(path):
+                _make_private(path)
+                self._writer = connect(path)
+                schema.prepare(self._writer, path)
+                self.epoch = self._load_epoch(epoch_source)
+                self._tables = Tables(self._writer)
+                self._reader = connect(path)
+                schema.prepare_reader(self._reader)
+        except BaseException:
+            self.close()
+            raise
+        self._operations = Operations(self._tables, self.epoch)
+
+    # ---- operations
+
+    def execute(self, operations: Sequence[Operation]) -> list[Result]:
+        """Run the operations as one transaction. Raises StorageError, and from then on always: after a
+        failed commit nobody knows what the disk holds, and asking again may be answered with a lie
+        (an fsync that is repeated succeeds without writing). The process has to start anew."""
+        if self._broken:
+            raise StorageError(f"{self._path} failed before; the server has to be started again")
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._expect_appends(operations)
+            results = [self._operations.run(operation) for operation in operations]
+            self._tables.flush()
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._abandon()
+            raise StorageError(f"cannot write {self._path}: {error}") from error
+        except BaseException:
+            self._abandon()
+            raise
+        self._tables.settle()
+        return results
+
+    def close(self) -> None:
+        """Close the file and let another process have it."""
+        for name in ("_reader", "_writer"):
+            connection: schema.Connection | None = getattr(self, name, None)
+            if connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+        self._lock.release()
+
+    # ---- reading
+
+    def entries(
+        self, conversation: str, user: str, *, after: int = 0, before: int | None = None, limit: int
+    ) -> list[LogEntry]:
+        if limit <= 0 or not (rules.is_conversation(conversation) and rules.is_name(user)):
+            return []
+        visible = self._read(_VISIBLE, conversation, user)
+        if not visible:
+            return []
+        number, oldest = visible[0]
+        first = max(after, oldest - 1)
+        if before is None:
+            rows = self._read(_ENTRIES.format(direction="ASC"), number, first, 2**62, limit)
+        else:
+            rows = self._read(_ENTRIES.format(direction="DESC"), number, first, before, limit)[::-1]
+        return [LogEntry(conversation, *row) for row in rows]
+
+    def changes(self, user: str, *, after: int, limit: int) -> list[Change]:
+        """Few changes in the whole store since the cursor: look through those. Else look through the
+        user's own conversations. So neither a big store nor a long absence makes it slow."""
+        if limit <= 0 or not rules.is_name(user):
+            return []
+        found = self._read("SELECT id FROM user WHERE name = ?", user)
+        if not found:
+            return []
+        newer = "SELECT count(*) FROM (SELECT 1 FROM conversation WHERE change > ? LIMIT ?)"
+        few = self._read(newer, after, STORE_FEED_SCAN_MAX)[0][0] < STORE_FEED_SCAN_MAX
+        rows = self._read(_CHANGES_OF_STORE if few else _CHANGES_OF_USER, found[0][0], after, limit)
+        return [Change(*row) for row in rows]
+
+    def members(self, conversation: str) -> list[str]:
+        if not rules.is_conversation(conversation):
+            return []
+        sql = """SELECT name FROM conversation JOIN member ON member.conversation = conversation.id
+            JOIN user ON user.id = member.user WHERE conversation.key = ? AND oldest > 0 ORDER BY name"""
+        return [name for (name,) in self._read(sql, conversation)]
+
+    def devices(self, user: str) -> list[tuple[bytes, str, bool]]:
+        if not rules.is_name(user):
+            return []
+        sql = """SELECT key, label, revoked_at_ms IS NOT NULL FROM user JOIN device ON device.user = user.id
+            WHERE name = ? ORDER BY device.id"""
+        return [(key, label, bool(revoked)) for key, label, revoked in self._read(sql, user)]
+
+    def head(self) -> int:
+        # No counter of its own: the latest change is the latest change of some conversation.
+        change: int = self._read("SELECT coalesce(max(change), 0) FROM conversation")[0][0]
+        return change
+
+    # ---- private
+
+    def _read(self, sql: str, *values: Any) -> list[Any]:
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read {self._path}: {error}") from error
+
+    def _expect_appends(self, operations: Sequence[Operation]) -> None:
+        identities = []
+        for operation in operations:
+            if isinstance(operation, Append):
+                sender = self._tables.user(operation.sender)
+                if sender is not None:
+                    identities.append((sender, operation.message_id))
+        self._tables.expect(identities)
+
+    def _abandon(self) -> None:
+        self._broken = True
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.execute("ROLLBACK")
+
+    def _load_epoch(self, epoch_source: Callable[[], int]) -> int:
+        row = self._writer.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+        if row is not None:
+            epoch: int = row[0]
+            return epoch
+        epoch = epoch_source()
+        self._writer.execute("INSERT INTO meta (name, value) VALUES ('epoch', ?)", (epoch,))
+        return epoch
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Say in words what keeps the file from being opened."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot use {error.filename or path}: {error.strerror}; "
+            "name a data directory that this user may write to"
+        ) from error
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"cannot open {path}: {error}; if it is damaged, put a backup in its place, "
+            "or name another data directory"
+        ) from error
+
+
+def _make_directory(directory: Path) -> None:
+    """Make it, for this user only; one that is there stays as it is (it may hold other things)."""
+    if directory.is_dir():
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sync_directory(directory.parent)
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, for this user only; SQLite gives its other files the same mode. To be called under
+    the lock: closing a file takes away the locks that SQLite holds on it in this process."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """What is safe on the disk helps nobody when its name is not. (Windows has no such call.)"""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
