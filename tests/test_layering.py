@@ -1,4 +1,4 @@
-"""The dependency rule and the house's bounds, checked over the source: imports go one way, files are small."""
+"""The dependency rule and the house's bounds, checked over the source: imports go one way, files small."""
 
 from __future__ import annotations
 
