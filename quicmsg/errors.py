@@ -81,6 +81,12 @@ class CertificateError(QuicmsgError):
     exit_status = 7
     default_code = ErrorCode.CERTIFICATE
 
+    def __init__(self, message: str, *, fingerprint: str = "", code: ErrorCode | None = None) -> None:
+        super().__init__(message, code=code)
+        self.fingerprint = fingerprint
+        """SHA-256 (hex) of an authority that nobody vouched for yet, so that a person can compare and pin it;
+        empty when pinning would not be the cure (wrong name, expired, another key than the pinned one)."""
+
 
 class SignInError(QuicmsgError):
     """The server refused this user, device or code."""
