@@ -75,7 +75,9 @@ MOVE_PINGS: Final = (0.0, 0.8, 1.6, 3.0)
 """After a move: a lost PATH_RESPONSE makes the server go back to the dead path after 0.7 s, and only a
 packet from the client after that brings it back (measured; facts/aioquic.md section 1)."""
 RECEIPT_INTERVAL: Final = 0.25
-"""Receipts of others are coalesced: at most one frame per conversation in this time."""
+"""In big groups receipts are coalesced: at most one frame per conversation and device in this time."""
+RECEIPT_AT_ONCE_MEMBERS: Final = 8
+"""Up to this many members receipts are told at once (a delivered tick should not wait 250 ms)."""
 CHANNEL_IDLE: Final = 300.0
 """A conversation channel without traffic is closed after this time."""
 SIGN_IN_TIMEOUT: Final = 5.0

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from quicmsg.errors import ErrorCode, ProtocolError
 from quicmsg.protocol import events
-from quicmsg.protocol.frames import ChangeEntry, Entry, MemberEntry, Opened
+from quicmsg.protocol.frames import ChangeEntry, Entry, Kind, MemberEntry, Opened
 from quicmsg.protocol.outbox import Escalation, Outbox, OutboxMessage, Outcome
 
 
@@ -180,12 +180,14 @@ class Mailbox:
         """The server stored a message of ours; `entry`: it came as a log entry, not as Accepted."""
         found = self.conversation(name)
         self.touched[name] = None
-        self.outbox.answered(message_id, now)
+        known = self.outbox.answered(message_id, now) is not None
         if seq > found.received:
             found.own.add(seq)
             self._pass_own(found)
         found.head = max(found.head, seq)
-        self._events.append(events.MessageStored(name, message_id, seq, stored_at_ms, found.position, entry))
+        self._events.append(
+            events.MessageStored(name, message_id, seq, stored_at_ms, found.position, entry, known)
+        )
 
     def rejected(self, name: str, message_id: bytes, code: int, text: str, now: float) -> None:
         """The server refused a message of ours for good."""
@@ -230,6 +232,7 @@ class Mailbox:
                 f"{name}: entry {entry.seq} after {found.received}", code=ErrorCode.UNEXPECTED
             )
         found.head = max(found.head, entry.seq)
+        self._note_membership(found, entry)
         if entry.device == self.device:
             # Ours, sent over an earlier connection whose answer got lost.
             self.accepted(name, entry.message_id, entry.seq, entry.stored_at_ms, now, entry)
@@ -283,6 +286,16 @@ class Mailbox:
                 found.position += 1
                 found.own.discard(found.position)
             found.taken = max(found.taken, found.position)
+
+    def _note_membership(self, found: Conversation, entry: Entry) -> None:
+        if entry.kind not in (Kind.JOINED, Kind.LEFT):
+            return
+        user = entry.body.decode("utf-8", "replace")
+        others = [MemberEntry(name, *at) for name, at in found.members.items() if name != user]
+        if entry.kind == Kind.JOINED:
+            # Earlier messages are not for the newcomer, so they do not wait for it.
+            others.append(MemberEntry(user, entry.seq - 1, entry.seq - 1))
+        self._set_members(found, others, whole=True)
 
     def _reset(self, found: Conversation, verdict: Opened) -> None:
         # Contract: a stale cursor is never trusted. What is re-delivered and was shown before is

@@ -100,7 +100,9 @@ class ServerSession(ServerConversations):
         if beat is not Beat.NOTHING:
             self._write(CONTROL, frames.Ping(self.heartbeat.ping(now)))
         if self._receipts_due is not None and now >= self._receipts_due:
-            self._flush_receipts()
+            self._receipts_due = None
+            for channel in self._by_name.values():
+                self._flush_receipts(channel)
         self._feed_starved(now)
 
     # ---- commands: sign-in and control

@@ -16,7 +16,7 @@ from quicmsg.protocol import events, frames
 from quicmsg.protocol.channels import Asked, ServerChannel
 from quicmsg.protocol.frames import CONTROL, Entry, Frame, MemberEntry
 from quicmsg.protocol.heartbeat import Heartbeat
-from quicmsg.protocol.session import Channel, Session, SessionState
+from quicmsg.protocol.session import Channel, Outgoing, Session, SessionState
 
 
 class ServerConversations(Session):
@@ -30,6 +30,7 @@ class ServerConversations(Session):
         self.account_head = 0
         self._by_name: dict[str, ServerChannel] = {}
         self._receipts_due: float | None = None
+        self._fresh: dict[ServerChannel, None] = {}
         self._tokens = float(limits.SEND_BURST)
         self._tokens_at = now
         self._starved: set[ServerChannel] = set()
@@ -56,7 +57,8 @@ class ServerConversations(Session):
         found.head = max(found.head, head)
         start = found.asked.start(position, oldest, reset=reset)
         found.covered.reset(start)
-        found.acknowledged = min(start, found.asked.position) if not reset else start
+        found.acknowledged = start if reset else min(start, found.asked.position)
+        found.receipts.clear()  # the verdict has everybody's positions
         self._write(channel, frames.Opened(epoch, oldest, head, position, reset, tuple(members)))
         self._want_entries(found)
         self._read(found, now)
@@ -129,8 +131,18 @@ class ServerConversations(Session):
         if progress:
             self._want_entries(found)
 
-    def receipt(self, conversation: str, member: MemberEntry, change: int, now: float) -> None:
-        """A member's positions moved: told with the next coalesced Receipt, or by a Notice."""
+    def data_to_send(self) -> list[Outgoing]:
+        """See Session.data_to_send; receipts that came since the last flush go out as one frame each."""
+        for channel in self._fresh:
+            self._flush_receipts(channel)
+        self._fresh.clear()
+        return super().data_to_send()
+
+    def receipt(
+        self, conversation: str, member: MemberEntry, change: int, *, coalesce: bool, now: float
+    ) -> None:
+        """A member's positions moved: told with the next flush, or (`coalesce`: a big group) with the next
+        Receipt of this interval, or by a Notice when no channel is open."""
         if self.state is not SessionState.UP:
             return
         self.account_head = max(self.account_head, change)
@@ -139,9 +151,11 @@ class ServerConversations(Session):
             if member.user != self.user:
                 self._write(CONTROL, frames.Notice(conversation, 0, change))
             return
-        if not found.receipts and self._receipts_due is None:
-            self._receipts_due = now + limits.RECEIPT_INTERVAL
         found.receipts[member.user] = member
+        if not coalesce:
+            self._fresh[found] = None
+        elif self._receipts_due is None:
+            self._receipts_due = now + limits.RECEIPT_INTERVAL
 
     def page(self, channel: int, ref: int, entries: Sequence[Entry], now: float) -> None:
         """Answer to FetchRequested, cut into frames."""
@@ -202,12 +216,10 @@ class ServerConversations(Session):
                 events.EntriesWanted(channel.number, channel.conversation, channel.covered.value, room)
             )
 
-    def _flush_receipts(self) -> None:
-        self._receipts_due = None
-        for channel in self._by_name.values():
-            if channel.receipts and channel.opened:
-                self._write(channel.number, frames.Receipt(tuple(channel.receipts.values())))
-                channel.receipts.clear()
+    def _flush_receipts(self, channel: ServerChannel) -> None:
+        if channel.receipts and channel.opened and self._conversation_channel(channel.number) is channel:
+            self._write(channel.number, frames.Receipt(tuple(channel.receipts.values())))
+            channel.receipts.clear()
 
     # ---- private: channels
 
@@ -228,6 +240,7 @@ class ServerConversations(Session):
     def _forget(self, channel: ServerChannel) -> None:
         self._bury(channel)
         self._starved.discard(channel)
+        self._fresh.pop(channel, None)
         if self._by_name.get(channel.conversation) is channel:
             del self._by_name[channel.conversation]
             self._events.append(events.ChannelClosed(channel.number, channel.conversation))
