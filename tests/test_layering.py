@@ -112,7 +112,7 @@ def test_the_hub_knows_only_protocol_and_store() -> None:
         assert not {name.partition(".")[0] for name in names} & IMPURE, label(path)
         assert parts_imported(names) - {"server"} <= {"protocol", "store", "errors", "limits"}, label(path)
         siblings = {ROOT / (name.replace(".", "/") + ".py") for name in names if is_in_server(name)}
-        assert all(sibling.exists() for sibling in siblings), label(path)
+        assert all(each.exists() for each in siblings), f"{label(path)}: import from the module itself"
         waiting += siblings - seen
 
 
