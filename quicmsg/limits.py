@@ -94,6 +94,7 @@ RECONNECT_FACTOR: Final = 2.0
 """Back-off with full jitter: 10,000 clients of a restarted server must not come back as one wave."""
 
 # ---- transport ---------------------------------------------------------------------------------
+DEFAULT_PORT: Final = 4433
 STREAM_WINDOW: Final = 256 * 1024
 CONNECTION_WINDOW: Final = 4 * 1024 * 1024
 """Receive windows; they slide with consumption (stock aioquic doubles them for ever: a 2 GB hole)."""
@@ -176,6 +177,9 @@ SEND_RATE: Final = 2_000.0
 """Messages per second and session, long-term; above it the session is read more slowly, not refused."""
 SEND_BURST: Final = 20_000
 DRAIN_TIMEOUT: Final = 5.0
+"""From SIGTERM until connections that do not close are dropped; below docker's grace period of 10 s."""
+CERTIFICATE_CHECK_INTERVAL: Final = 12 * 3600.0
+"""How often a running server looks whether its certificate must be renewed."""
 CERTIFICATE_LIFETIME_DAYS: Final = 397
 """The most that browsers accept."""
 CERTIFICATE_RENEW_DAYS: Final = 30
@@ -190,6 +194,17 @@ OUTBOX_MAX: Final = 100_000
 """Messages waiting on this device; beyond it send() refuses instead of filling the disk."""
 JOURNAL_QUEUE_MAX: Final = 4_096
 """Writes waiting for this device's disk; beyond it a writer waits for room. At 16 KiB each: 64 MiB."""
+CLIENT_EVENTS_MAX: Final = 65_536
+"""Events that a subscriber has not taken; the oldest are dropped, and it is told how many."""
+SLEEP_CHECK_INTERVAL: Final = 2.0
+"""How often the client looks whether this computer slept."""
+SLEEP_NOTICED: Final = 2.0
+"""Less than this is jitter between two clocks."""
+REBIND_INTERVAL: Final = 1.0
+"""At most one move of the socket in this time when errors or route changes ask for it: each costs one of
+the seven spare connection ids until the server has answered."""
+REPLACED_DELAY: Final = 10.0
+"""Another process signed in as this very device: do not fight with it."""
 INBOX_MAX: Final = 4096
 """Entries that wait for the program; with more, no further conversation is opened (the server keeps them)."""
 EARLY_SIZE_MAX: Final = 48 * 1024

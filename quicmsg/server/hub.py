@@ -60,6 +60,10 @@ class Hub:
         """How many sessions are attached, signed in or not."""
         return len(self._directory.peers)
 
+    def knows(self, session: ServerSession) -> bool:
+        """Is it attached?"""
+        return session in self._directory.peers
+
     def attach(self, session: ServerSession, wake: Callable[[], None]) -> None:
         """A new connection; `wake` makes its transport flush (cheap, may be called often)."""
         self._directory.peers[session] = Peer(session, wake)

@@ -1,0 +1,139 @@
+"""`python -m quicmsg.server`, also `quicmsg serve`: run a server until SIGTERM or Ctrl+C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from quicmsg.errors import QuicmsgError
+from quicmsg.limits import DEFAULT_PORT, INVITE_CODE_LIFETIME
+from quicmsg.server import Server, make_code
+from quicmsg.server.settings import Settings, parse_address
+from quicmsg.store import MakeCode
+from quicmsg.store.sqlite import SqliteStore
+
+DATA = click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), default=Path("data"), show_default=True,
+    help="Directory of the database and the server's own keys.",
+)  # fmt: skip
+STORE = click.option("--store", metavar="URL", help="sqlite:PATH; default: a file in the data directory.")
+
+
+@click.command("serve", context_settings={"auto_envvar_prefix": "QUICMSG", "show_default": True})
+@click.option(
+    "--listen", multiple=True, metavar="HOST:PORT", default=[f"127.0.0.1:{DEFAULT_PORT}"],
+    help="Address to listen at (UDP); may be given several times. 0.0.0.0 and [::] are all addresses.",
+)  # fmt: skip
+@DATA
+@click.option(
+    "--certs", type=click.Path(path_type=Path, file_okay=False), default=Path("certs"),
+    help="Directory of the certificates; the first start makes a development CA there (ca.pem).",
+)  # fmt: skip
+@STORE
+@click.option(
+    "--name", "names", multiple=True, metavar="HOST",
+    help="A further name or address by which clients reach this server (goes into the certificate).",
+)  # fmt: skip
+@click.option("--invite-only", is_flag=True, help="New users need a code from `quicmsg invite`.")
+@click.option("-v", "--verbose", count=True, help="More on stderr; -vv says even more.")
+def serve(
+    listen: tuple[str, ...],
+    data: Path,
+    certs: Path,
+    store: str | None,
+    names: tuple[str, ...],
+    invite_only: bool,
+    verbose: int,
+) -> None:
+    """Run a server. Prints one line on stdout when it is ready; stops on SIGTERM and Ctrl+C."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose + 1, 2)]
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(name)s %(message)s"
+    )
+    logging.getLogger("quic").setLevel(logging.WARNING)
+    try:
+        addresses = tuple(parse_address(text) for text in listen)
+        settings = Settings(addresses, data, certs, store, names, invite_only)
+        status = _run(settings)
+    except QuicmsgError as error:
+        click.echo(f"quicmsg: {error}", err=True)
+        status = error.exit_status
+    sys.exit(status)
+
+
+@click.command("invite", context_settings={"auto_envvar_prefix": "QUICMSG"})
+@DATA
+@STORE
+def invite(data: Path, store: str | None) -> None:
+    """Print a one-time code with which a new user can sign in to an invite-only server (which must not
+    be running on the same data directory)."""
+    try:
+        database = SqliteStore(Settings((), data, data, store).store_path(), epoch_source=_no_epoch)
+        code = make_code()
+        expires = time.time_ns() // 1_000_000 + int(INVITE_CODE_LIFETIME * 1000)
+        database.execute([MakeCode("invite", "", code, expires)])
+        database.close()
+    except QuicmsgError as error:
+        click.echo(f"quicmsg: {error}", err=True)
+        sys.exit(error.exit_status)
+    click.echo(code)
+
+
+def _no_epoch() -> int:
+    return time.time_ns()
+
+
+def _run(settings: Settings) -> int:
+    factory = None
+    if sys.platform != "win32":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = await Server.start(settings)
+    if settings.invite_only:
+        click.echo(f"invite code for one new user: {await server.make_invite()}", err=True)
+    click.echo(ready_line(server))
+    sys.stdout.flush()
+    server.failed.add_done_callback(lambda _: stop.set())
+    await stop.wait()
+    if server.failed.done():
+        error = server.failed.result()
+        click.echo(f"quicmsg: the store failed, nothing more is accepted: {error}", err=True)
+        await server.stop(0)
+        return error.exit_status
+    await server.stop()
+    return 0
+
+
+def ready_line(server: Server) -> str:
+    """The one line on stdout: where it listens, and how to connect."""
+    where = ", ".join(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in server.addresses
+    )
+    host, port = server.addresses[0]
+    near = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
+    ca = server.certificate.ca_file
+    trust = f" --ca {ca}" if ca is not None else ""
+    return (
+        f"quicmsg ready on {where} - connect: "
+        f"python -m quicmsg.client --server {near}:{port}{trust} --user NAME"
+    )
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,57 @@
+"""What a server is started with, and how flags become it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from quicmsg.errors import ConfigurationError
+from quicmsg.limits import DEFAULT_PORT
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Addresses to listen at, directories, and who may come.
+
+    `store`: `sqlite:PATH`, or None for the file in `data`; `names`: host names and addresses, besides
+    this computer's own, by which clients reach the server (they go into the certificate);
+    `invite_only`: a new name needs an invite code.
+    """
+
+    listen: tuple[tuple[str, int], ...]
+    data: Path
+    certs: Path
+    store: str | None = None
+    names: tuple[str, ...] = ()
+    invite_only: bool = False
+
+    def store_path(self) -> Path:
+        """The SQLite file. Raises ConfigurationError for an engine that this version does not have."""
+        if self.store is None:
+            return self.data / "quicmsg.db"
+        scheme, _, rest = self.store.partition(":")
+        if scheme != "sqlite" or not rest:
+            raise ConfigurationError(
+                f"the store {_without_password(self.store)!r} is not one of this version: give "
+                "sqlite:PATH, or nothing for a file in the data directory"
+            )
+        return Path(rest.removeprefix("//"))
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`, `HOST`, `:PORT` or `[IPV6]:PORT`, with or without `quicmsg://`."""
+    plain = text.removeprefix("quicmsg://").rstrip("/")
+    try:
+        parts = urlsplit(f"//{plain}")
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{text!r} is not HOST:PORT: {error}") from error
+    if parts.path or parts.query or "@" in plain or " " in plain or (not host and port is None):
+        raise ConfigurationError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:4433 or [::1]:4433")
+    return host, DEFAULT_PORT if port is None else port
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition(":")
+    return f"{scheme}:...@{rest.rpartition('@')[2]}" if "@" in rest else url
