@@ -84,7 +84,7 @@ class Endpoint:
     """Sockets and the connections that live on them."""
 
     def __init__(self, stranger: Stranger, *, follows_path: bool) -> None:
-        """`follows_path`: answer through the socket and address at which the peer was last heard (servers)."""
+        """`follows_path`: answer through the socket and address at which the peer was last heard."""
         self._loop = asyncio.get_running_loop()
         self._stranger = stranger
         self._follows_path = follows_path

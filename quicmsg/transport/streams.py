@@ -140,18 +140,23 @@ class _Streams(dict[int, QuicStream]):
 
 
 class _Queue(list[QuicStream]):
-    """Streams with work, each once, in the order in which they will be served."""
+    """Streams with work, each once, in the order in which they will be served: control before all others,
+    those round robin."""
 
     def append(self, stream: QuicStream) -> None:
         ledger = ledger_of(stream)
         if not ledger.queued:
             ledger.queued = True
-            super().append(stream)
+            self._place(stream)
 
     def extend(self, streams: Iterable[QuicStream]) -> None:
         # aioquic gives the served streams as a set, whose order is that of memory addresses. Sorted, the
         # same run gives the same packets.
-        super().extend(sorted(streams, key=lambda stream: stream.stream_id or 0))
+        for stream in sorted(streams, key=lambda stream: stream.stream_id or 0):
+            self._place(stream)
+
+    def _place(self, stream: QuicStream) -> None:
+        self.insert(0 if stream.stream_id == CONTROL_STREAM else len(self), stream)
 
 
 def ledger_of(stream: QuicStream) -> Ledger:
@@ -217,13 +222,7 @@ class ScheduledConnection(QuicConnection):
 
     @property
     def _streams_queue(self) -> list[QuicStream]:
-        queue = self._queue
-        if len(queue) > 1 and queue[0].stream_id != CONTROL_STREAM:
-            control = self._streams.get(CONTROL_STREAM)
-            if control is not None and ledger_of(control).queued:
-                queue.remove(control)
-                queue.insert(0, control)
-        return queue
+        return self._queue
 
     @_streams_queue.setter
     def _streams_queue(self, streams: list[QuicStream]) -> None:

@@ -1,0 +1,509 @@
+"""Real QUIC in virtual time: N clients and one server, each a real `Connection`, over a simulated network.
+
+    with pinned_aioquic(seed=7):
+        world = World(seed=7, latency=0.025, loss=0.01)
+        server = world.serve(make_session)          # make_session(peer_address) -> session
+        alice = world.dial(session)                 # an End; its handshake runs as the world runs
+        world.run(lambda: alice.is_open)            # until true, or `limit` virtual seconds
+        session.say(...); alice.flush()
+        alice.migrate("10.0.9.9")                   # noticed: new address, new connection id, resend at once
+        alice.rebind("10.0.9.9")                    # silent: a NAT gave it another address
+        world.network.hole(2.0)                     # nothing passes for 2 s (`to=`, `sender=`: one way only)
+        world.run_for(5.0)
+
+Sessions are any `quicmsg.transport.Pumped`. `on_activity(end)` is called as the real `Link` does, after the
+session was fed; call `end.flush()` after calling into a session from elsewhere. `World.at(time, function)`
+schedules anything. `server.restart()` forgets every connection (clients then meet stateless resets).
+
+Same seed, same run, to the packet, inside `pinned_aioquic`. The network can delay, lose, double, reorder
+(jitter) and drop what is sent to an address that nobody has any more; change `world.network`'s fields at any
+time. `network.drop` is a predicate (sender, to, data) for surgical loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import heapq
+import os
+import random
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import aioquic.quic.connection
+import aioquic.quic.packet
+import aioquic.quic.retry
+import aioquic.tls
+from certificates import EPOCH, authority
+
+from quicmsg.errors import ErrorCode
+from quicmsg.limits import TIMER_LATENESS
+from quicmsg.transport import Pumped, address_text
+from quicmsg.transport import admission as admission_module
+from quicmsg.transport.admission import Admission
+from quicmsg.transport.connection import Connection, LinkStats, configuration
+from quicmsg.transport.coupling import Coupling
+from quicmsg.transport.endpoint import addressed_id
+from quicmsg.transport.listener import server_configuration
+from quicmsg.transport.trust import Trust
+
+Address = tuple[str, int]
+SERVER: Address = ("10.0.0.1", 4433)
+EVENTS_AT_ONE_INSTANT_MAX = 20_000
+
+
+class Network:
+    """What happens to datagrams. All times in seconds, all rates from 0 to 1."""
+
+    def __init__(self, world: World, *, latency: float, jitter: float, loss: float, duplicate: float) -> None:
+        self.latency = latency
+        self.jitter = jitter
+        self.loss = loss
+        self.duplicate = duplicate
+        self.drop: Callable[[Address, Address, bytes], bool] | None = None
+        self.sent = self.lost = 0
+        self._world = world
+        self._holes: list[tuple[float, str | None, str | None]] = []
+
+    def hole(self, seconds: float, *, sender: str | None = None, to: str | None = None) -> None:
+        """Let nothing pass from now on for some time; with a host given, only what it sends or gets."""
+        self._holes.append((self._world.now + seconds, sender, to))
+
+    def carry(self, sender: Address, to: Address, data: bytes) -> None:
+        """Deliver, late, twice or not at all."""
+        world, draw = self._world, self._world.random
+        self.sent += 1
+        world.note(sender, to, data)
+        if self._is_lost(sender, to, data):
+            self.lost += 1
+            return
+        for _ in range(2 if draw.random() < self.duplicate else 1):
+            delay = self.latency + (draw.expovariate(1 / self.jitter) if self.jitter else 0.0)
+            world.at(world.now + delay, lambda: world.arrive(sender, to, data))
+
+    def _is_lost(self, sender: Address, to: Address, data: bytes) -> bool:
+        now = self._world.now
+        self._holes = [hole for hole in self._holes if hole[0] > now]
+        for _, from_host, to_host in self._holes:
+            if from_host in (None, sender[0]) and to_host in (None, to[0]):
+                return True
+        if self.drop is not None and self.drop(sender, to, data):
+            return True
+        return self._world.random.random() < self.loss
+
+
+class End:
+    """One end of a connection, bound to a session; what `Link` is in the real world."""
+
+    def __init__(
+        self,
+        world: World,
+        connection: Connection,
+        address: Address,
+        claim: Callable[[End], Pumped | None],
+        on_activity: Callable[[End], None] | None,
+        host: Server | None,
+    ) -> None:
+        self.connection = connection
+        self.address = address
+        self.is_over = False
+        self.end: tuple[int, str] | None = None
+        self._world = world
+        self._host = host
+        self._on_activity = on_activity
+        self._version = 0
+        self._coupling = Coupling(
+            connection,
+            claim=lambda: claim(self),
+            local_address=lambda: address_text(self.address),
+            now=world.now,
+        )
+
+    # ---- as a Link
+
+    @property
+    def session(self) -> Any:
+        return self._coupling.session
+
+    @property
+    def is_open(self) -> bool:
+        return self._coupling.session is not None and not self.is_over
+
+    @property
+    def peer_address(self) -> str:
+        return self._coupling.peer_address
+
+    @property
+    def local_address(self) -> str:
+        return address_text(self.address)
+
+    def stats(self) -> LinkStats:
+        return self.connection.stats()
+
+    def flush(self) -> None:
+        """Let the session's output go, before time moves on."""
+        self._world.dirty[self] = None
+
+    def close(self, code: int = ErrorCode.NO_ERROR, text: str = "") -> None:
+        """End it now."""
+        self.connection.close(error_code=code, reason_phrase=text)
+        self.flush()
+
+    def migrate(self, host: str | None = None) -> None:
+        """Client: we know that our address changed (or that we want another port)."""
+        self.rebind(host)
+        self.connection.migrate(self._world.now)
+        if self.session is not None:
+            self.session.path_changed(self.local_address, self._world.now)
+            self._activity()
+        self.flush()
+
+    # ---- the world around it
+
+    def rebind(self, host: str | None = None) -> None:
+        """Client: our address changes and nobody tells us. What is sent to the old one is lost."""
+        self._world.owners.pop(self.address, None)
+        self.address = self._world.free_address(host or self.address[0])
+        self._world.owners[self.address] = self.receive
+
+    def kill(self) -> None:
+        """The process is gone: no farewell, no timers."""
+        self.is_over = True
+        self._version += 1
+        self._world.owners.pop(self.address, None)
+
+    def receive(self, sender: Address, data: bytes) -> None:
+        if not self.is_over:
+            self.connection.receive_datagram(data, sender, self._world.now)
+            self.flush()
+
+    def serve(self) -> None:
+        """One turn: events, session, output, datagrams, timer. As `Endpoint` does."""
+        if self.is_over:
+            return
+        now = self._world.now
+        self._pump(now)
+        for data, to in self.connection.datagrams_to_send(now):
+            self._world.network.carry(self.address, to, data)
+        if self._host is not None:
+            self._host.route(self)
+        if self.connection.has_ended:
+            self._pump(now)
+        self._arm()
+
+    # ---- private
+
+    def _pump(self, now: float) -> None:
+        if self.is_over:
+            return
+        fed = self._coupling.feed(now)
+        if self.connection.has_ended:
+            self._finish(now)
+            return
+        if fed and self.session is not None:
+            self._activity()
+        self._coupling.give_output(now)
+
+    def _finish(self, now: float) -> None:
+        self.is_over = True
+        self.end = self._coupling.end()
+        if self._host is None:
+            self._world.owners.pop(self.address, None)
+        if self.session is not None:
+            self.session.connection_lost(*self.end, now)
+            self._activity()
+
+    def _activity(self) -> None:
+        if self._on_activity is not None:
+            self._on_activity(self)
+
+    def _arm(self) -> None:
+        self._version += 1
+        version = self._version
+        times = [self._coupling.get_timer()] if not self.is_over else []
+        due = self.connection.get_timer()
+        if due is not None and not self.is_over:
+            times.append(due + TIMER_LATENESS)
+        known = [time for time in times if time is not None]
+        if known:
+            self._world.at(max(min(known), self._world.now + 1e-6), lambda: self._fire(version))
+
+    def _fire(self, version: int) -> None:
+        if version != self._version:
+            return
+        due = self.connection.get_timer()
+        if due is not None and due < self._world.now:
+            self.connection.handle_timer(self._world.now)
+        self.flush()
+
+
+class Server:
+    """The server's side: routes datagrams to its ends, admits new ones with the real `Admission`."""
+
+    def __init__(
+        self,
+        world: World,
+        make_session: Callable[[str], Pumped],
+        on_activity: Callable[[End], None] | None,
+        address: Address,
+    ) -> None:
+        self.address = address
+        self.ends: list[End] = []
+        self._world = world
+        self._make_session = make_session
+        self._on_activity = on_activity
+        self._routes: dict[bytes, End] = {}
+        self._chain, self._key = _server_certificate()
+        self.start()
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self.admission = Admission(
+            server_configuration(self._chain, self._key), reset_key=b"reset key", retry_key=b"retry key"
+        )
+        self._world.owners[self.address] = self.receive
+
+    def stop(self) -> None:
+        """The process is gone."""
+        for end in self.ends:
+            end.kill()
+        self.ends.clear()
+        self._routes.clear()
+        self._world.owners.pop(self.address, None)
+
+    def restart(self) -> None:
+        """The process is gone, and another one listens, which remembers nothing."""
+        self.stop()
+        self.start()
+
+    def receive(self, sender: Address, data: bytes) -> None:
+        end = self._routes.get(addressed_id(data)) or self._admit(sender, data)
+        if end is not None:
+            end.receive(sender, data)
+
+    def route(self, end: End) -> None:
+        """Learn the connection ids by which this end may be addressed."""
+        for connection_id in end.connection.connection_ids:
+            self._routes[connection_id] = end
+
+    # ---- private
+
+    def _admit(self, sender: Address, data: bytes) -> End | None:
+        verdict = self.admission.decide(data, sender, self._world.now)
+        if isinstance(verdict, Connection):
+            end = End(self._world, verdict, self.address, self._claim, self._on_activity, self)
+            self.ends.append(end)
+            self._routes[addressed_id(data)] = end
+            self.route(end)
+            self.admission.opened(sender[0])
+            return end
+        if verdict is not None:
+            self._world.network.carry(self.address, sender, verdict)
+        return None
+
+    def _claim(self, end: End) -> Pumped:
+        self.admission.established()
+        return self._make_session(end.peer_address)
+
+
+class World:
+    """Virtual time, the network, and everybody in it."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        latency: float = 0.025,
+        jitter: float = 0.0,
+        loss: float = 0.0,
+        duplicate: float = 0.0,
+    ) -> None:
+        """`latency` is one way; `jitter` the mean of an exponential delay on top, which reorders."""
+        self.now = 1000.0
+        self.random = random.Random(seed)
+        self.network = Network(self, latency=latency, jitter=jitter, loss=loss, duplicate=duplicate)
+        self.owners: dict[Address, Callable[[Address, bytes], None]] = {}
+        self.dirty: dict[End, None] = {}
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._next_port = 40_000
+        self._hash = hashlib.sha256()
+
+    # ---- who is there
+
+    def serve(
+        self,
+        make_session: Callable[[str], Pumped],
+        *,
+        on_activity: Callable[[End], None] | None = None,
+        address: Address = SERVER,
+    ) -> Server:
+        """Start a server."""
+        return Server(self, make_session, on_activity, address)
+
+    def dial(
+        self,
+        session: Pumped,
+        *,
+        host: str = "10.0.1.1",
+        to: Address = SERVER,
+        on_activity: Callable[[End], None] | None = None,
+    ) -> End:
+        """Begin a handshake from a host; it proceeds as the world runs."""
+        connection = Connection(
+            configuration=client_configuration(), trust=Trust(fingerprint=authority().fingerprint)
+        )
+        return self.join(connection, session, host=host, to=to, on_activity=on_activity)
+
+    def join(
+        self,
+        connection: Connection,
+        session: Pumped,
+        *,
+        host: str = "10.0.1.1",
+        to: Address = SERVER,
+        on_activity: Callable[[End], None] | None = None,
+    ) -> End:
+        """As `dial`, with a client connection of one's own (an attacker's, for instance)."""
+        end = End(self, connection, self.free_address(host), lambda _: session, on_activity, None)
+        self.owners[end.address] = end.receive
+        connection.connect(to, self.now)
+        end.flush()
+        return end
+
+    def free_address(self, host: str) -> Address:
+        """A new port of a host."""
+        self._next_port += 1
+        return host, self._next_port
+
+    # ---- time
+
+    def at(self, time: float, function: Callable[[], None]) -> None:
+        """Call at a point in time (not before now)."""
+        self._count += 1
+        heapq.heappush(self._heap, (max(time, self.now), self._count, function))
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call some time from now."""
+        self.at(self.now + seconds, function)
+
+    def run_for(self, seconds: float) -> None:
+        """Let time pass."""
+        self._run(self.now + seconds, None)
+
+    def run(self, until: Callable[[], bool], *, limit: float = 60.0) -> float:
+        """Let time pass until something is true; gives the seconds that took. Fails after `limit`."""
+        start = self.now
+        if not self._run(self.now + limit, until):
+            raise AssertionError(f"not within {limit} s of virtual time")
+        return self.now - start
+
+    @property
+    def hash(self) -> str:
+        """Of every datagram so far: equal seeds give equal hashes."""
+        return self._hash.hexdigest()
+
+    # ---- used by the network and the ends
+
+    def arrive(self, sender: Address, to: Address, data: bytes) -> None:
+        owner = self.owners.get(to)
+        if owner is not None:
+            owner(sender, data)
+
+    def note(self, sender: Address, to: Address, data: bytes) -> None:
+        self._hash.update(repr((round(self.now, 6), sender, to)).encode() + data)
+
+    # ---- private
+
+    def _run(self, stop: float, until: Callable[[], bool] | None) -> bool:
+        at_one_instant = 0
+        while True:
+            while self.dirty:
+                end = next(iter(self.dirty))
+                del self.dirty[end]
+                end.serve()
+            if until is not None and until():
+                return True
+            if not self._heap or self._heap[0][0] > stop:
+                self.now = stop
+                return False
+            time, _, function = heapq.heappop(self._heap)
+            at_one_instant = at_one_instant + 1 if time == self.now else 0
+            assert at_one_instant < EVENTS_AT_ONE_INSTANT_MAX, "time stands still"
+            self.now = time
+            function()
+
+
+# ---- pins
+
+
+@contextlib.contextmanager
+def pinned_aioquic(seed: int = 0) -> Iterator[None]:
+    """Make aioquic and our admission draw from a seeded source, and its clock stand at a fixed date.
+
+    What must be pinned was found by ablation (`facts/reliability-and-security.md` section 3.1). The order of
+    streams within a packet needs no pin: `_Queue.extend` sorts.
+    """
+    draw = random.Random(f"crypto {seed}")
+    system = _Forward(os, urandom=draw.randbytes)
+    x25519, x448, curves = aioquic.tls.x25519, aioquic.tls.x448, aioquic.tls.ec
+    ours = {
+        "x25519": _Forward(
+            x25519, X25519PrivateKey=_KeyMaker(x25519.X25519PrivateKey, lambda: draw.randbytes(32))
+        ),
+        "x448": _Forward(x448, X448PrivateKey=_KeyMaker(x448.X448PrivateKey, lambda: draw.randbytes(56))),
+        "ec": _Forward(
+            curves,
+            generate_private_key=lambda curve: curves.derive_private_key(
+                int.from_bytes(draw.randbytes(31), "big") + 1, curve
+            ),
+        ),
+        "utcnow": lambda: EPOCH + datetime.timedelta(days=300),
+    }
+    with contextlib.ExitStack() as stack:
+        for module in (
+            aioquic.quic.connection,
+            aioquic.quic.packet,
+            aioquic.quic.retry,
+            aioquic.tls,
+            admission_module,
+        ):
+            stack.enter_context(mock.patch.object(module, "os", system))
+        for name, replacement in ours.items():
+            stack.enter_context(mock.patch.object(aioquic.tls, name, replacement))
+        yield
+
+
+class _Forward:
+    """A module with some of its names replaced."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        self._module = module
+        self.__dict__.update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _KeyMaker:
+    """A private key class whose `generate` is seeded; isinstance still means the real class elsewhere."""
+
+    def __init__(self, real: Any, draw: Callable[[], bytes]) -> None:
+        self._real = real
+        self._draw = draw
+
+    def generate(self) -> Any:
+        return self._real.from_private_bytes(self._draw())
+
+
+def client_configuration() -> Any:
+    """Settings of a client that expects the server's name to be localhost."""
+    return configuration(is_client=True, server_name="localhost")
+
+
+@cache
+def _server_certificate() -> tuple[bytes, bytes]:
+    return authority().issue()
