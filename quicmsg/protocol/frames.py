@@ -37,8 +37,8 @@ SIGNATURE_CONTEXT: Final = b"quicmsg-auth-v1"
 EXPORTER_LABEL: Final = b"EXPORTER-Channel-Binding"
 """RFC 9266: the value that both ends of this one TLS connection can derive, and nobody else."""
 
-NAME_PATTERN: Final = rf"^[a-z0-9][a-z0-9._-]{{0,{NAME_SIZE_MAX - 1}}}$"
-ADDRESS_PATTERN: Final = rf"^[@#][a-z0-9][a-z0-9._-]{{0,{NAME_SIZE_MAX - 1}}}$"
+NAME_PATTERN: Final = rf"^[a-z0-9][a-z0-9._-]{{0,{NAME_SIZE_MAX - 1}}}\Z"
+ADDRESS_PATTERN: Final = rf"^[@#][a-z0-9][a-z0-9._-]{{0,{NAME_SIZE_MAX - 1}}}\Z"
 
 
 class Kind(enum.IntEnum):
