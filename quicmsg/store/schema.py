@@ -59,7 +59,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 class Rows(Protocol):
     """What a statement gives back."""
 
-    def fetchone(self) -> Any: ...
     def fetchall(self) -> list[Any]: ...
     def __iter__(self) -> Iterator[Any]: ...
 
@@ -86,7 +85,7 @@ def prepare(connection: Connection, path: Path) -> None:
             f"{'.'.join(map(str, SQLITE_VERSION_MIN))}: use a newer Python"
         )
     _refuse_others(connection, path)
-    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    mode = _value(connection, "PRAGMA journal_mode = WAL")
     if mode != "wal":
         raise ConfigurationError(f"{path}: SQLite's WAL needs a local disk (it answers {mode!r})")
     # FULL: the commit is on the disk when it returns. NORMAL loses 3 to 6 % of the acknowledged
@@ -111,8 +110,8 @@ def _refuse_others(connection: Connection, path: Path) -> None:
             f"{path} was written by a newer quicmsg (schema {version}, this one knows {len(MIGRATIONS)}): "
             "start that version, or name another data directory"
         )
-    owner = connection.execute("PRAGMA application_id").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    owner = _value(connection, "PRAGMA application_id")
+    tables = _value(connection, "SELECT count(*) FROM sqlite_master")
     if tables and owner != APPLICATION_ID:
         raise ConfigurationError(f"{path} is a database of another program: name another data directory")
 
@@ -131,5 +130,9 @@ def _migrate(connection: Connection) -> None:
 
 
 def _version(connection: Connection) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    version: int = _value(connection, "PRAGMA user_version")
     return version
+
+
+def _value(connection: Connection, sql: str) -> Any:
+    return connection.execute(sql).fetchall()[0][0]

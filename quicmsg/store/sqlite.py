@@ -174,9 +174,9 @@ class SqliteStore:
             self._writer.execute("ROLLBACK")
 
     def _load_epoch(self, epoch_source: Callable[[], int]) -> int:
-        row = self._writer.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-        if row is not None:
-            epoch: int = row[0]
+        rows = self._writer.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchall()
+        if rows:
+            epoch: int = rows[0][0]
             return epoch
         epoch = epoch_source()
         self._writer.execute("INSERT INTO meta (name, value) VALUES ('epoch', ?)", (epoch,))

@@ -301,12 +301,12 @@ class Operations:
     def _usable_code(self, op: SignIn, kind: str) -> int | None:
         sql = """SELECT id FROM code WHERE hash = ? AND kind = ? AND used = 0 AND expires_at_ms > ?
             AND (kind = 'invite' OR user = ?)"""
-        row = self._execute(sql, rules.code_hash(op.code), kind, op.at_ms, op.user).fetchone()
-        return None if row is None else row[0]
+        rows = self._execute(sql, rules.code_hash(op.code), kind, op.at_ms, op.user)
+        return rows[0][0] if rows else None
 
     def _device_count(self, user: int) -> int:
         sql = "SELECT count(*) FROM device WHERE user = ? AND revoked_at_ms IS NULL"
-        count: int = self._execute(sql, user).fetchone()[0]
+        count: int = self._execute(sql, user)[0][0]
         return count
 
     def _make_code(self, op: MakeCode) -> Done | Refusal:
@@ -340,8 +340,8 @@ class Operations:
 
     # ---- rows
 
-    def _execute(self, sql: str, *values: Any) -> Any:
-        return self._tables.connection.execute(sql, values)
+    def _execute(self, sql: str, *values: Any) -> list[Any]:
+        return self._tables.connection.execute(sql, values).fetchall()
 
     def _actor(self, name: str, key: bytes) -> tuple[int, Device] | Refusal:
         """Who does it: a user, with a device that it still has."""

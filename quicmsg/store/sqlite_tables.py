@@ -285,7 +285,9 @@ class Tables:
     # ---- private
 
     def _one(self, sql: str, *values: Any) -> Any:
-        return self.connection.execute(sql, values).fetchone()
+        # All rows, though there is one: a statement that is not at its end keeps the commit from working.
+        rows = self.connection.execute(sql, values).fetchall()
+        return rows[0] if rows else None
 
     def _flush_members(self) -> None:
         members = self._changed_members.values()

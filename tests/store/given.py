@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from quicmsg.store import (
     Append,
@@ -162,3 +162,17 @@ class Given:
 
     def _time(self) -> int:
         return 1_700_000_000_000 + next(self._numbers)
+
+
+def everything(store: Store, users: Sequence[str], conversations: Sequence[str]) -> Iterator[object]:
+    """All that can be asked, one answer after the other."""
+    yield store.head()
+    for user in users:
+        yield user, store.devices(user)
+        for after, limit in itertools.product((0, 3, 7), (2, 99)):
+            yield user, after, limit, store.changes(user, after=after, limit=limit)
+    for conversation in conversations:
+        yield conversation, store.members(conversation)
+        for user, after, limit in itertools.product(users, (0, 3), (2, 99)):
+            yield conversation, user, store.entries(conversation, user, after=after, limit=limit)
+            yield conversation, user, store.entries(conversation, user, after=after, before=6, limit=limit)

@@ -1,0 +1,193 @@
+"""A disk that loses power, below a real SQLite: what was not synced survives in parts, or not at all.
+
+Each file has what is on the platter, and what readers see. A write waits until the file is synced; when
+the power goes, every 512-byte sector of every waiting write survives with a chance of one half.
+(Directory entries are not modelled: a file that was made is there.)
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+SECTOR = 512
+
+
+@dataclass
+class Content:
+    """One file. `waiting` has writes (offset, data) and truncations (size, None)."""
+
+    durable: bytes = b""
+    cache: bytearray = field(default_factory=bytearray)
+    waiting: list[tuple[int, bytes | None]] = field(default_factory=list)
+
+
+class Disk:
+    """All files; `cut_after(n)` lets the power go at the n-th write, truncation or sync from now."""
+
+    def __init__(self, name: str, rng: random.Random, *, synchronous: str = "FULL") -> None:
+        self.files: dict[str, Content] = {}
+        self.dead = False
+        self.synchronous = synchronous
+        self._rng = rng
+        self._countdown = 0
+        self._survivors: dict[str, Content] = {}
+        self._vfs = _Vfs(name, self)
+        self._connection: _Connection | None = None
+
+    def connect(self, path: Path) -> _Connection:
+        """The one connection (there is no shared memory here, so the reader is the writer)."""
+        if self._connection is None or self._connection.closed:
+            self._connection = _Connection(path, self)
+        return self._connection
+
+    def cut_after(self, count: int) -> None:
+        self._countdown = count
+
+    def power_on(self) -> None:
+        """Have again what survived; what the dead process did after its death never happened."""
+        if not self.dead:
+            self._lose()
+        self.files, self.dead, self._countdown = self._survivors, False, 0
+
+    def unregister(self) -> None:
+        self._vfs.unregister()
+
+    @property
+    def vfs_name(self) -> str:
+        return self._vfs.name
+
+    def tick(self) -> None:
+        """Something is about to reach the disk, or is on its way."""
+        self._countdown -= 1
+        if self._countdown == 0 and not self.dead:
+            self._lose()
+
+    def _lose(self) -> None:
+        self.dead = True
+        self._survivors = {name: self._after_cut(content) for name, content in self.files.items()}
+
+    def _after_cut(self, content: Content) -> Content:
+        kept = bytearray(content.durable)
+        for offset, data in content.waiting:
+            if data is None:
+                if self._rng.random() < 0.5:
+                    del kept[offset:]
+                continue
+            for start in range(0, len(data), SECTOR):
+                if self._rng.random() < 0.5:
+                    _write(kept, offset + start, data[start : start + SECTOR])
+        return Content(bytes(kept), bytearray(kept))
+
+
+def _write(target: bytearray, offset: int, data: bytes) -> None:
+    if len(target) < offset:
+        target.extend(bytes(offset - len(target)))
+    target[offset : offset + len(data)] = data
+
+
+class _File:
+    """What SQLite asks of an open file; locks are for several processes, and there is one."""
+
+    def __init__(self, disk: Disk, content: Content) -> None:
+        self._disk = disk
+        self._content = content
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        return bytes(self._content.cache[offset : offset + amount])
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        _write(self._content.cache, offset, data)
+        self._content.waiting.append((offset, bytes(data)))
+        self._disk.tick()
+
+    def xTruncate(self, size: int) -> None:  # noqa: N802
+        del self._content.cache[size:]
+        self._content.waiting.append((size, None))
+        self._disk.tick()
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._disk.tick()
+        self._content.durable = bytes(self._content.cache)
+        self._content.waiting.clear()
+
+    def xFileSize(self) -> int:  # noqa: N802
+        return len(self._content.cache)
+
+    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: N802
+        return False
+
+    def xClose(self) -> None:  # noqa: N802
+        pass
+
+    def xLock(self, level: int) -> None:  # noqa: N802
+        pass
+
+    def xUnlock(self, level: int) -> None:  # noqa: N802
+        pass
+
+    def xCheckReservedLock(self) -> bool:  # noqa: N802
+        return False
+
+    def xSectorSize(self) -> int:  # noqa: N802
+        return SECTOR
+
+    def xDeviceCharacteristics(self) -> int:  # noqa: N802
+        return 0
+
+
+class _Vfs(apsw.VFS):
+    def __init__(self, name: str, disk: Disk) -> None:
+        super().__init__(name, base="")
+        self.name = name
+        self._disk = disk
+
+    def xOpen(self, name: Any, flags: list[int]) -> _File:  # noqa: N802
+        key = name.filename() if isinstance(name, apsw.URIFilename) else name
+        content = Content() if key is None else self._disk.files.setdefault(key, Content())
+        flags[1] = flags[0]
+        return _File(self._disk, content)
+
+    def xDelete(self, name: str, sync_directory: bool) -> None:  # noqa: N802
+        self._disk.files.pop(name, None)
+        if self._disk.dead:
+            return
+        self._disk.tick()
+
+    def xAccess(self, name: str, flags: int) -> bool:  # noqa: N802
+        return name in self._disk.files
+
+    def xFullPathname(self, name: str) -> str:  # noqa: N802
+        return name
+
+
+class _Connection:
+    """An apsw connection with the manners of sqlite3, as far as the store needs them."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.closed = False
+        self._synchronous = disk.synchronous
+        self._connection = apsw.Connection(str(path), vfs=disk.vfs_name)
+        self.execute("PRAGMA locking_mode = EXCLUSIVE")
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        if sql.startswith("PRAGMA wal_autocheckpoint"):
+            sql = "PRAGMA wal_autocheckpoint = 20"  # so that checkpoints are cut as well
+        elif sql.startswith("PRAGMA query_only"):
+            return None  # the reader is the writer
+        elif sql == "PRAGMA synchronous = FULL":
+            sql = f"PRAGMA synchronous = {self._synchronous}"
+        try:
+            return self._connection.execute(sql, tuple(parameters))
+        except apsw.Error as error:
+            raise sqlite3.OperationalError(str(error)) from error
+
+    def close(self) -> None:
+        self.closed = True
+        self._connection.close()
