@@ -109,10 +109,9 @@ class Journal:
         journal._thread.start()
         try:
             await asyncio.shield(journal._opened)
-        except asyncio.CancelledError:
+        except BaseException:
             await journal.close()
-            if not journal._opened.cancelled():
-                journal._opened.exception()  # asked for, so that nobody logs it as forgotten
+            journal._opened.exception()  # asked for, so that nobody logs it as forgotten
             raise
         return journal
 
