@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aioquic import tls
-from aioquic.quic.congestion.base import K_INITIAL_WINDOW, create_congestion_control
+from aioquic.quic.congestion.base import create_congestion_control
 from aioquic.quic.connection import END_STATES, NetworkAddress, QuicNetworkPath, QuicReceiveContext
 from aioquic.quic.events import QuicEvent
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
@@ -76,10 +76,6 @@ class _Recovery(QuicPacketRecovery):
         self._cc.bytes_in_flight = flight
         self._pacer = QuicPacketPacer(max_datagram_size=datagram_size)
 
-    def raise_window(self, window: int) -> None:
-        """Give back what the reaction to an outage took away; an outage is not congestion."""
-        self._cc.congestion_window = max(self._cc.congestion_window, window)
-
     def cap_backoff(self, interval: float) -> None:
         """Keep the next probe within `interval` of the last, or at the unscaled timeout if that is longer."""
         while self._pto_count > 0 and self.get_probe_timeout() * 2**self._pto_count > interval:
@@ -121,7 +117,7 @@ class MovingConnection(GuardedConnection):
     # ---- input: overrides of aioquic
 
     def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
-        received, probes, window = self.packets_received, self.silent_probes, self._loss.congestion_window
+        received, probes = self.packets_received, self.silent_probes
         before = self.get_peer_address()
         self._challenge_answered = False
         super().receive_datagram(data, addr, now)
@@ -132,21 +128,16 @@ class MovingConnection(GuardedConnection):
             self._switched(now)
         elif probes >= KICK_AFTER_PTO and self._handshake_confirmed:
             self._resend_flight(now)
-            self._loss.raise_window(min(window, K_INITIAL_WINDOW * self._max_datagram_size))
         self._repeat_challenge()
         self._announce_path()
 
     def handle_timer(self, now: float) -> None:
-        before, probes = self.get_peer_address(), self._loss._pto_count
+        probes = self._loss._pto_count
         super().handle_timer(now)
-        if self._state in END_STATES:
-            return
         if self._loss._pto_count > probes:
             self.silent_probes += 1
             if self._is_client:
                 self._loss.cap_backoff(PTO_INTERVAL_MAX)
-        if self.get_peer_address() != before:  # validation was abandoned: back to the last good address
-            self._resend_flight(now)
 
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
