@@ -198,8 +198,6 @@ CLIENT_EVENTS_MAX: Final = 65_536
 """Events that a subscriber has not taken; the oldest are dropped, and it is told how many."""
 SLEEP_CHECK_INTERVAL: Final = 2.0
 """How often the client looks whether this computer slept."""
-SLEEP_NOTICED: Final = 2.0
-"""Less than this is jitter between two clocks."""
 REBIND_INTERVAL: Final = 1.0
 """At most one move of the socket in this time when errors or route changes ask for it: each costs one of
 the seven spare connection ids until the server has answered."""

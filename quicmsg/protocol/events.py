@@ -80,11 +80,13 @@ class EntriesArrived(Event):
 
 @dataclass(frozen=True, slots=True)
 class PositionsChanged(Event):
-    """Members' positions moved. Own messages with seq in (delivered_from, delivered_to] are now delivered
-    to everybody, those in (read_from, read_to] read by everybody; empty ranges: nothing to tick."""
+    """Members' positions moved (`whole`: these are all members; some have left). Own messages with seq in
+    (delivered_from, delivered_to] are now delivered to everybody, those in (read_from, read_to] read by
+    everybody; empty ranges: nothing to tick."""
 
     conversation: str
     members: tuple[MemberEntry, ...]
+    whole: bool
     delivered_from: int
     delivered_to: int
     read_from: int

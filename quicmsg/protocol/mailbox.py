@@ -115,6 +115,14 @@ class Mailbox:
                 self._arrivals.append(name)
         return None
 
+    def put_back(self, conversation: str, entry: Entry) -> None:
+        """The program will not process what it took last: it is first in line again."""
+        found = self.conversations[conversation]
+        assert found.taken == entry.seq
+        found.inbox.appendleft(entry)
+        found.taken = entry.seq - 1
+        self._arrivals.appendleft(conversation)
+
     def waiting(self) -> int:
         """Entries that wait for the program."""
         return len(self._arrivals)
@@ -331,11 +339,19 @@ class Mailbox:
         delivered, read = self._marks(found)
         found.delivered_mark = max(delivered_from, delivered)
         found.read_mark = max(read_from, read)
-        gone = whole and before.keys() - found.members.keys()
+        gone = bool(whole and before.keys() - found.members.keys())
+        if gone:
+            news = [MemberEntry(user, *at) for user, at in found.members.items()]
         if news or gone or found.delivered_mark != delivered_from or found.read_mark != read_from:
             self._events.append(
                 events.PositionsChanged(
-                    found.name, tuple(news), delivered_from, found.delivered_mark, read_from, found.read_mark
+                    found.name,
+                    tuple(news),
+                    gone,
+                    delivered_from,
+                    found.delivered_mark,
+                    read_from,
+                    found.read_mark,
                 )
             )
 

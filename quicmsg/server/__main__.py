@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 
+from quicmsg.config import format_address, parse_address
 from quicmsg.errors import QuicmsgError
 from quicmsg.limits import DEFAULT_PORT, INVITE_CODE_LIFETIME
 from quicmsg.server import Server, make_code
-from quicmsg.server.settings import Settings, parse_address
+from quicmsg.server.settings import Settings
 from quicmsg.store import MakeCode
 from quicmsg.store.sqlite import SqliteStore
 
@@ -122,17 +123,12 @@ async def _serve(settings: Settings) -> int:
 
 def ready_line(server: Server) -> str:
     """The one line on stdout: where it listens, and how to connect."""
-    where = ", ".join(
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in server.addresses
-    )
+    where = ", ".join(format_address(*address) for address in server.addresses)
     host, port = server.addresses[0]
-    near = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
+    near = format_address("localhost" if host in ("0.0.0.0", "::") else host, port)
     ca = server.certificate.ca_file
     trust = f" --ca {ca}" if ca is not None else ""
-    return (
-        f"quicmsg ready on {where} - connect: "
-        f"python -m quicmsg.client --server {near}:{port}{trust} --user NAME"
-    )
+    return f"quicmsg ready on {where} - connect: python -m quicmsg.client --server {near}{trust} --user NAME"
 
 
 if __name__ == "__main__":

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from quicmsg.errors import ConfigurationError
-from quicmsg.limits import DEFAULT_PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +35,6 @@ class Settings:
                 "sqlite:PATH, or nothing for a file in the data directory"
             )
         return Path(rest.removeprefix("//"))
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT`, `HOST`, `:PORT` or `[IPV6]:PORT`, with or without `quicmsg://`."""
-    plain = text.removeprefix("quicmsg://").rstrip("/")
-    try:
-        parts = urlsplit(f"//{plain}")
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{text!r} is not HOST:PORT: {error}") from error
-    if parts.path or parts.query or "@" in plain or " " in plain or (not host and port is None):
-        raise ConfigurationError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:4433 or [::1]:4433")
-    return host, DEFAULT_PORT if port is None else port
 
 
 def _without_password(url: str) -> str:

@@ -1,0 +1,388 @@
+"""Keeps a client connected: dial, sign in, watch, move, race, come back.
+
+One task reconnects whenever there is no session. While there is one, trouble is met in steps, each
+milder than the next: rebind the socket (the connection lives on at a new address), let a second
+connection race the first (it takes over only when it is confirmed), and only then give up the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import certifi
+
+from quicmsg import limits
+from quicmsg.client.identity import Pins
+from quicmsg.client.network import NetworkWatcher, SleepDetector, current_source_address, read_clocks
+from quicmsg.client.values import Connection, ConnectionChanged
+from quicmsg.errors import (
+    CertificateError,
+    ConfigurationError,
+    ConnectError,
+    ErrorCode,
+    QuicmsgError,
+    SignInError,
+    error_code,
+)
+from quicmsg.protocol import events
+from quicmsg.protocol.client import ClientSession
+from quicmsg.protocol.session import SessionState
+from quicmsg.transport.quic import Link, Trust, dial
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect and whom to believe. `announce` is told the fingerprint of an authority that is
+    met for the first time, before it is pinned."""
+
+    host: str
+    port: int
+    ca_file: Path | None
+    pins: Pins
+    announce: Callable[[str], None]
+
+
+class Connector:
+    """The client's link, whatever happens to it.
+
+    Args:
+        make_session: a new ClientSession on the client's mailbox; `early` as there.
+        handle: told every event of the attached session that is not about the link itself.
+        changed: told when the link's state changed.
+        active: called after every input to a session: the mailbox may have news.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        make_session: Callable[[bool], ClientSession],
+        handle: Callable[[events.Event], None],
+        changed: Callable[[ConnectionChanged], None],
+        active: Callable[[], None],
+        local_address: str | None,
+    ) -> None:
+        self.link: Link | None = None
+        self.session: ClientSession | None = None
+        self.fatal: QuicmsgError | None = None
+        self.last_error: QuicmsgError | None = None
+        self.state = Connection.DOWN
+        self._told: Connection | None = None
+        self._target = target
+        self._make_session = make_session
+        self._handle = handle
+        self._changed = changed
+        self._active = active
+        self._local_address = local_address
+        self._loop = asyncio.get_running_loop()
+        self._welcomed: dict[ClientSession, asyncio.Future[None]] = {}
+        self._wake = asyncio.Event()
+        self._race: asyncio.Task[None] | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._watcher = NetworkWatcher(self._network_changed)
+        self._sleep = SleepDetector(read_clocks())
+        self._sleep_timer: asyncio.TimerHandle | None = None
+        self._rebound_at = float("-inf")
+        self._ended_code = ErrorCode.NO_ERROR
+        self._closing = False
+
+    # ---- life
+
+    def start(self) -> None:
+        """Begin to connect, and stay connected until `close`."""
+        self._runner = self._loop.create_task(self._run())
+        self._watcher.start()
+        self._sleep_timer = self._loop.call_later(limits.SLEEP_CHECK_INTERVAL, self._check_sleep)
+
+    async def close(self) -> None:
+        """Say goodbye and end everything; what was given to the link still goes out, within a bound."""
+        self._closing = True
+        self._watcher.close()
+        if self._sleep_timer is not None:
+            self._sleep_timer.cancel()
+        for task in (self._race, self._runner):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self.session is not None and self.link is not None:
+            self.session.close(now=self._loop.time())
+            self.link.flush()
+            await self.link.wait_closed()
+
+    # ---- commands
+
+    def flush(self) -> None:
+        """The session was given something to say."""
+        if self.session is not None and self.link is not None:
+            self.session.service(self._loop.time())
+            self.pump()
+
+    def migrate(self, local_address: str | None) -> None:
+        """Go on from another local address. Raises ConfigurationError when it cannot be bound, ConnectError
+        when there is no connection (the next one will use the address)."""
+        self._local_address = local_address
+        if self.link is None:
+            raise ConnectError("not connected; the next connection will use this address")
+        self._rebound_at = self._loop.time()
+        self.link.migrate(local_address)
+
+    def race(self) -> None:
+        """Let a second connection race the present one."""
+        self._start_race()
+
+    def pump(self) -> None:
+        """The session was called outside of its transport: take its events."""
+        if self.link is not None and self.session is not None:
+            self._on_activity(self.link)
+            self.link.flush()
+
+    def reconnect_now(self) -> None:
+        """Do not wait for the back-off."""
+        self._wake.set()
+
+    # ---- private: the reconnecting task
+
+    async def _run(self) -> None:
+        delay = limits.RECONNECT_MIN
+        while not self._closing:
+            try:
+                link = await self._connect(early=True)
+            except (CertificateError, SignInError, ConfigurationError) as error:
+                self.fatal = error
+                self._set(Connection.DOWN, reason=str(error))
+                return
+            except QuicmsgError as error:
+                self.last_error = error
+                self._set(Connection.DOWN, reason=str(error))
+            else:
+                delay = limits.RECONNECT_MIN
+                await self._while_connected(link)
+                if self._ended_code is ErrorCode.REPLACED:
+                    delay = limits.REPLACED_DELAY
+            await self._pause(random.uniform(delay / 2, delay))
+            delay = min(max(delay, limits.RECONNECT_MIN) * limits.RECONNECT_FACTOR, limits.RECONNECT_MAX)
+
+    async def _while_connected(self, link: Link | None) -> None:
+        while link is not None and not self._closing:
+            await link.wait_closed()
+            if self._race is not None and not self._race.done():
+                await asyncio.wait([self._race])
+            link = self.link if self.link is not link else None
+
+    async def _pause(self, seconds: float) -> None:
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    async def _connect(self, *, early: bool) -> Link:
+        """One attempt: handshake and sign-in. The session is attached on return."""
+        session = self._make_session(early)
+        welcomed: asyncio.Future[None] = self._loop.create_future()
+        self._welcomed[session] = welcomed
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT * 2):
+                link = await self._dial(session)
+                await welcomed
+        except TimeoutError as error:
+            raise ConnectError(f"{self._where()} does not answer the sign-in") from error
+        finally:
+            del self._welcomed[session]
+            if link is not None and self.link is not link:
+                link.close(ErrorCode.NO_ERROR, "")
+            if welcomed.done() and not welcomed.cancelled():
+                welcomed.exception()
+        return link
+
+    async def _dial(self, session: ClientSession) -> Link:
+        target = self._target
+        pinned = target.pins.get(target.host, target.port)
+        if target.ca_file is not None:
+            return await self._dial_with(session, Trust(ca_file=target.ca_file))
+        if pinned is not None:
+            return await self._dial_with(session, Trust(fingerprint=pinned))
+        try:
+            return await self._dial_with(session, Trust(ca_file=Path(certifi.where())))
+        except CertificateError as error:
+            if error.fingerprint is None:
+                raise
+            # First contact with an authority that nobody vouches for: shown and pinned, as SSH does.
+            link = await self._dial_with(session, Trust(fingerprint=error.fingerprint))
+            target.announce(error.fingerprint)
+            target.pins.pin(target.host, target.port, error.fingerprint)
+            return link
+
+    async def _dial_with(self, session: ClientSession, trust: Trust) -> Link:
+        target = self._target
+        return await dial(
+            target.host,
+            target.port,
+            server_name=target.host,
+            trust=trust,
+            session=session,
+            on_activity=self._on_activity,
+            local_address=self._local_address,
+            timeout=limits.CONNECT_TIMEOUT,
+        )
+
+    # ---- private: what a session reports
+
+    def _on_activity(self, link: Link) -> None:
+        session = link.session
+        assert isinstance(session, ClientSession)
+        while (event := session.next_event()) is not None:
+            match event:
+                case events.SignedIn():
+                    self._take_over(link, session, event)
+                case events.SignInRefused():
+                    self._fail(session, SignInError(event.text, code=error_code(event.code)))
+                case events.SessionEnded():
+                    self._ended(link, session, event)
+                case _ if session is self.session:
+                    self._about_link(link, event)
+        self._active()
+
+    def _take_over(self, link: Link, session: ClientSession, event: events.SignedIn) -> None:
+        old_link, old_session = self.link, self.session
+        self.link, self.session = link, session
+        link.on_send_error = self._send_failed
+        now = self._loop.time()
+        if old_session is not None and old_session is not session:
+            old_session.close(ErrorCode.REPLACED, "a newer connection took over", now=now)
+            if old_link is not None:
+                old_link.close(ErrorCode.REPLACED, "")
+        session.attach(now)
+        self._handle(event)
+        self._set(Connection.UP, link=link, observed=event.observed_address)
+        welcomed = self._welcomed.get(session)
+        if welcomed is not None and not welcomed.done():
+            welcomed.set_result(None)
+
+    def _fail(self, session: ClientSession, error: QuicmsgError) -> None:
+        welcomed = self._welcomed.get(session)
+        if welcomed is not None and not welcomed.done():
+            welcomed.set_exception(error)
+
+    def _ended(self, link: Link, session: ClientSession, event: events.SessionEnded) -> None:
+        text = event.text or "the connection ended"
+        self._fail(session, ConnectError(f"{self._where()}: {text}", code=error_code(event.code)))
+        if session is not self.session:
+            return
+        self._ended_code = error_code(event.code)
+        self.link = self.session = None
+        self.last_error = ConnectError(f"{self._where()}: {text}", code=self._ended_code)
+        self._handle(event)
+        if self._race is None or self._race.done():
+            self._set(Connection.DOWN, reason=text)
+
+    def _about_link(self, link: Link, event: events.Event) -> None:
+        match event:
+            case events.AddressObserved():
+                self.state = self._told = Connection.UP
+                self._changed(
+                    ConnectionChanged(
+                        Connection.MOVED, link.local_address, event.observed_address, event.stall * 1000
+                    )
+                )
+            case events.PathSuspect():
+                self._rebind("no answer")
+            case events.RaceWanted():
+                self._start_race()
+            case events.LinkSilent():
+                self._set(Connection.DOWN, link=link, reason="nothing is heard of the server")
+            case events.LinkHeard():
+                if self._race is not None:
+                    self._race.cancel()
+                self._set(Connection.UP, link=link)
+            case events.GoingAway():
+                logger.info("= the server goes away")
+            case _:
+                self._handle(event)
+
+    def _set(
+        self, state: Connection, *, link: Link | None = None, observed: str = "", reason: str = ""
+    ) -> None:
+        if state is self._told is Connection.DOWN:
+            return
+        self.state = self._told = state
+        address = link.local_address if link is not None else ""
+        if link is not None and not observed and self.session is not None:
+            observed = self.session.observed_address
+        self._changed(ConnectionChanged(state, address, observed, 0.0, reason))
+
+    # ---- private: another path, another connection
+
+    def _start_race(self) -> None:
+        if self._closing or (self._race is not None and not self._race.done()):
+            return
+        self._race = self._loop.create_task(self._run_race())
+
+    async def _run_race(self) -> None:
+        """A second connection beside the first. It wins by being welcomed; it is called off (cancelled)
+        when the first is heard again."""
+        logger.info("= racing a second connection to %s", self._where())
+        delay = limits.RECONNECT_MIN
+        while True:
+            try:
+                await self._connect(early=False)
+            except QuicmsgError as error:
+                logger.info("= the second connection failed: %s", error)
+            else:
+                return
+            if self.session is None or not self.session.heartbeat.misses:
+                return
+            await self._pause(random.uniform(delay / 2, delay))
+            delay = min(delay * limits.RECONNECT_FACTOR, limits.RECONNECT_MAX)
+
+    def _rebind(self, why: str) -> None:
+        now = self._loop.time()
+        if self.link is None or now - self._rebound_at < limits.REBIND_INTERVAL:
+            return
+        self._rebound_at = now
+        logger.info("= rebinding the socket: %s", why)
+        for address in dict.fromkeys((self._local_address, None)):
+            try:
+                self.link.migrate(address)
+            except ConfigurationError as error:
+                logger.info("= %s", error)
+            else:
+                return
+
+    def _network_changed(self, subject: str) -> None:
+        self.reconnect_now()
+        link, session = self.link, self.session
+        if link is None or session is None:
+            return
+        source = current_source_address(self._target.host, self._target.port)
+        moved = source is not None and not link.local_address.startswith((f"{source}:", f"[{source}]:"))
+        # The same address again (a cable pulled and put back) is worth a move only if it cost something.
+        waiting = bool(session.mailbox.outbox.conversations()) or session.heartbeat.misses > 0
+        if (moved and self._local_address is None) or (source is not None and waiting):
+            self._rebind(f"the network changed ({subject})")
+
+    def _send_failed(self, error: OSError) -> None:
+        self._rebind(f"cannot send: {error.strerror or error}")
+
+    def _check_sleep(self) -> None:
+        self._sleep_timer = self._loop.call_later(limits.SLEEP_CHECK_INTERVAL, self._check_sleep)
+        asleep = self._sleep.check(read_clocks())
+        if not asleep:
+            return
+        logger.info("= this computer slept for %.0f s", asleep)
+        self.reconnect_now()
+        if self.session is not None and self.session.state is SessionState.UP:
+            self.session.mailbox.outbox.restart_clocks(self._loop.time())
+            self._rebind("this computer slept")
+
+    def _where(self) -> str:
+        return f"{self._target.host}:{self._target.port}"
