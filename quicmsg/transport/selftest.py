@@ -1,23 +1,168 @@
-"""Does the installed aioquic still fit? Asked once per process, before the first socket is opened."""
+"""Does the installed aioquic still fit? Asked once per process, before the first socket is opened.
+
+Our connection class overrides private names of aioquic 1.7. A release that renames one of them would not
+fail loudly: windows would double again, or a move would stall. So two ends in memory shake hands, talk, move
+and compare what they export, in about 10 ms.
+"""
 
 from __future__ import annotations
 
+import datetime
 import functools
+import hashlib
 
 import aioquic
+from aioquic.quic import connection as upstream
+from aioquic.quic.events import StreamDataReceived
+from aioquic.quic.recovery import QuicPacketRecovery
+from aioquic.quic.stream import QuicStreamReceiver, QuicStreamSender
+from aioquic.tls import Context
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.x509.oid import NameOID
 
-from quicmsg.errors import ConfigurationError
+from quicmsg.errors import ConfigurationError, QuicmsgError
+from quicmsg.limits import DATAGRAM_SIZE
+from quicmsg.transport.connection import Connection, configuration
+from quicmsg.transport.paths import PathChanged
+from quicmsg.transport.trust import Trust, fingerprint
 
-TESTED = ((1, 7, 2), (1, 8))
-"""From this version of aioquic on, and below that one."""
+VERSIONS = ((1, 7, 2), (1, 8))
+"""Built for aioquic from the first of these on, and below the second."""
+
+_OVERRIDDEN = (
+    "_handle_crypto_frame",
+    "_handle_stream_frame",
+    "_initialize",
+    "_on_max_stream_data_delivery",
+    "_on_path_challenge_delivery",
+    "_payload_received",
+    "_replenish_connection_ids",
+    "_unblock_streams",
+    "_update_traffic_key",
+    "_write_ack_frame",
+    "_write_application",
+    "_write_connection_limits",
+    "_write_ping_frame",
+    "_write_stream_limits",
+)
+_NAMES = {
+    upstream.QuicConnection: (*_OVERRIDDEN, "_close_end", "_send_probe", "_stream_is_discarded"),
+    QuicPacketRecovery: ("_on_packets_lost", "get_probe_timeout", "reschedule_data"),
+    QuicStreamReceiver: ("handle_frame", "handle_reset", "on_stop_sending_delivery", "stop"),
+    QuicStreamSender: ("on_data_delivery", "on_reset_delivery", "reset", "write"),
+    Context: ("_set_peer_certificate",),
+}
+_CLIENT, _MOVED, _SERVER = ("192.0.2.1", 1), ("192.0.2.2", 2), ("192.0.2.3", 3)
+_STEP = 0.01
 
 
 @functools.cache
 def check_aioquic() -> None:
-    """Raise ConfigurationError when the installed aioquic is not one that quicmsg was built for."""
+    """Raise ConfigurationError, in words, when the installed aioquic is not one that quicmsg fits."""
     version = tuple(int(part) for part in aioquic.__version__.split(".")[:3] if part.isdigit())
-    if not TESTED[0] <= version < TESTED[1]:
-        raise ConfigurationError(
-            f"aioquic {aioquic.__version__} is installed, but quicmsg was built for 1.7.2 up to 1.7.x: "
-            "install that version"
+    if not VERSIONS[0] <= version < VERSIONS[1]:
+        raise _does_not_fit("it was built for 1.7.2 up to 1.7.x")
+    for owner, names in _NAMES.items():
+        for name in names:
+            if not hasattr(owner, name):
+                raise _does_not_fit(f"{owner.__name__}.{name} is missing")
+    try:
+        _rehearse()
+    except QuicmsgError:
+        raise
+    except Exception as error:
+        raise _does_not_fit(f"two ends in memory fail with {type(error).__name__}: {error}") from error
+
+
+def _does_not_fit(why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"aioquic {aioquic.__version__} does not fit this version of quicmsg ({why}): "
+        "install aioquic 1.7.2, or a newer quicmsg"
+    )
+
+
+class _Ends:
+    """A client and a server that exchange datagrams in memory, 10 ms apart."""
+
+    def __init__(self) -> None:
+        key = ed25519.Ed25519PrivateKey.generate()
+        certificate = _certificate(key)
+        settings = configuration(is_client=False)
+        settings.certificate, settings.private_key = certificate, key
+        self.now = 0.0
+        self.address = _CLIENT
+        self.client = Connection(
+            configuration=configuration(is_client=True, server_name="localhost"),
+            trust=Trust(fingerprint=fingerprint(certificate)),
         )
+        self.server = Connection(
+            configuration=settings,
+            original_destination_connection_id=self.client.original_destination_connection_id,
+            reset_key=hashlib.sha256(b"rehearsal").digest(),
+        )
+        self.client.connect(_SERVER, self.now)
+        self.heard = b""
+        self.moves = 0
+
+    def exchange(self, rounds: int) -> None:
+        """Let datagrams and time pass."""
+        for _ in range(rounds):
+            for data, _ in self.client.datagrams_to_send(self.now):
+                self.server.receive_datagram(data, self.address, self.now)
+            self._take_events()
+            for data, to in self.server.datagrams_to_send(self.now):
+                if to == self.address:
+                    self.client.receive_datagram(data, _SERVER, self.now)
+            self.now += _STEP
+
+    def _take_events(self) -> None:
+        while (event := self.server.next_event()) is not None:
+            if isinstance(event, StreamDataReceived):
+                self.heard += event.data
+            self.moves += isinstance(event, PathChanged)
+
+
+def _rehearse() -> None:
+    ends = _Ends()
+    ends.exchange(3)
+    client, server = ends.client, ends.server
+    _expect(client.is_established and server.is_established, "the handshake does not complete")
+    first, second = (one.export_keying_material(b"EXPORTER-test", b"", 32) for one in (client, server))
+    _expect(first == second, "the ends export different keys")
+    for number in range(20):
+        client.write(4 * number, b"a", False)
+    ends.exchange(4)
+    _expect(ends.heard == b"a" * 20, "stream data does not arrive")
+    _expect(client.buffered == 0, "acknowledged data is not counted")
+    _expect(not client._queue and not server._queue, "idle streams are not skipped")
+    ends.address = _MOVED
+    client.migrate(ends.now)
+    sent = client.datagrams_to_send(ends.now)
+    _expect([len(data) for data, _ in sent] == [DATAGRAM_SIZE], "the first packet of a move is not padded")
+    for data, _ in sent:
+        server.receive_datagram(data, ends.address, ends.now)
+    client.write(0, b"b", False)
+    ends.exchange(4)
+    _expect(ends.heard.endswith(b"b") and ends.moves == 1, "the ends cannot migrate")
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise _does_not_fit(otherwise)
+
+
+def _certificate(key: ed25519.Ed25519PrivateKey) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rehearsal")])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, None)
+    )
