@@ -10,8 +10,12 @@ may be given again, since all of them are idempotent.
 A conversation is named by its key: `"@alice:bob"` (direct; the two names sorted, also `"@bob:bob"`,
 notes to self) or `"#team"` (group). What a user calls `@bob` becomes a key in `server/hub.py`.
 
-Engines: `memory.py` (tests, simulation), `sqlite.py` (the embedded default). One conformance suite,
-`tests/store/contract.py`, holds for all of them.
+Engines: `memory.py` (tests, simulation; the readable reference), `sqlite.py` (the embedded default). One
+conformance suite, `tests/store/contract.py`, holds for all of them; what can be said without rows is said
+once, in `rules.py`. The event loop talks to a store through `writer.py`.
+
+Every operation that names a device is refused with UNKNOWN when it is not a device of that user, and with
+REVOKED when it was removed: the sessions of a lost phone end at the store, whatever else still runs.
 """
 
 from __future__ import annotations
@@ -65,7 +69,8 @@ class Change:
 class Append:
     """Store a message: answers `Appended`, or `Refusal` UNKNOWN (no such conversation, or the sender is not
     a member: one answer for both) or CONFLICT (same sender and message_id with another conversation, kind,
-    encoding or body). The same message again answers with the original seq and time, `duplicate=True`."""
+    encoding or body; from which device does not matter). The same message again answers with the original
+    seq and time, `duplicate=True`, for ever, also when its sender is no longer a member: it is stored."""
 
     conversation: str
     sender: str
@@ -80,8 +85,9 @@ class Append:
 @dataclass(frozen=True, slots=True)
 class OpenConversation:
     """Say where a device stands; a direct conversation is made if both users exist. Answers `Opened` or
-    `Refusal(UNKNOWN)`. `position` counts as an acknowledgement when `epoch` is the store's (0: unknown)
-    and position <= head; then the device's position becomes max(own, position). With another epoch, or a
+    `Refusal` UNKNOWN, LIMIT (no room for one more conversation). `position` counts as an acknowledgement
+    when `epoch` is the store's and position <= head; then the device's position becomes max(own, position).
+    Epoch 0 is a device that has seen no log yet: it can only say position 0. With another epoch, or a
     position above the head, it is not believed: `reset=True` and `position` is the server's own."""
 
     conversation: str
@@ -95,7 +101,8 @@ class OpenConversation:
 @dataclass(frozen=True, slots=True)
 class MovePosition:
     """Move a device's positions forward (never back; above the head they are capped to it; read implies
-    received). `read_public=False` keeps `read` from the others. Answers `Moved` or `Refusal(UNKNOWN)`."""
+    received). `read_public=False` keeps `read` from the others. Answers `Moved` or `Refusal(UNKNOWN)`. A
+    device that lags behind another one of its user moves without a change that anybody is told."""
 
     conversation: str
     user: str
@@ -108,8 +115,10 @@ class MovePosition:
 @dataclass(frozen=True, slots=True)
 class CreateGroup:
     """Make `#name` with its first members (the creator is one). Its first log entries are one CREATED and
-    one JOINED for each other member, ids derived by `entry_id`. Answers `GroupChanged`, or `Refusal`:
-    EXISTS (made by somebody else), UNKNOWN (a member that does not exist), LIMIT, NAME_INVALID."""
+    one JOINED for each other member, ids derived by `rules.entry_id`; the founders see all of them. Answers
+    `GroupChanged` (its creator again: no entries, whatever else it asks for), or `Refusal`: EXISTS (made by
+    somebody else), UNKNOWN (a member that does not exist), LIMIT, NAME_INVALID, CONFLICT (the creator has
+    used one of those ids for something else)."""
 
     conversation: str
     creator: str
@@ -124,7 +133,9 @@ class CreateGroup:
 class ChangeMember:
     """`join` (open groups; a member: no change), `invite` (a member adds `user`), `leave` (actor == user),
     each a log entry JOINED or LEFT whose body is the user's name. A new member sees the log from its own
-    JOINED entry on. Answers `GroupChanged`; `seq` 0 when nothing changed. `Refusal` UNKNOWN, LIMIT."""
+    JOINED entry on, and its positions begin right before it (so that a join takes no tick away); one that
+    comes back begins anew. Answers `GroupChanged`; no entries and `change` 0 when nothing changed: it is so
+    already, or this `request_id` was done before. `Refusal` UNKNOWN (also: not for you), LIMIT, CONFLICT."""
 
     conversation: str
     actor: str
@@ -140,7 +151,9 @@ class SignIn:
     """Claim a name or come back. The signature was verified by the caller. Answers `SignedIn`, or `Refusal`
     NAME_INVALID, NAME_TAKEN (another key, no code), INVITE_NEEDED, CODE_INVALID, REVOKED, LIMIT (devices).
     A linked device starts where the account stands: for every conversation of the user its position is
-    the user's highest. `code` is one of `MakeCode`; it is used up only when it was needed."""
+    the user's highest, read in private included. `code` is one of `MakeCode`; it is used up only when it was
+    needed (not by a known device, nor by a new user of an open server). A known device may change its
+    label."""
 
     user: str
     public_key: bytes
@@ -153,7 +166,9 @@ class SignIn:
 @dataclass(frozen=True, slots=True)
 class MakeCode:
     """Register a one-time code (only its SHA-256 is kept): kind "link" for a user's next device, kind
-    "invite" for a new user. Answers `Done`."""
+    "invite" for a new user (`user` is who made it, or empty). It is good while at_ms < expires_at_ms. Of a
+    user's link codes the newest LINK_CODES_PER_USER_MAX are good. Answers `Done`, or `Refusal(UNKNOWN)`: a
+    link for no such user."""
 
     kind: str
     user: str
@@ -163,7 +178,8 @@ class MakeCode:
 
 @dataclass(frozen=True, slots=True)
 class RevokeDevice:
-    """Remove a device of `user`; it can never sign in again. Answers `Done` or `Refusal(UNKNOWN)`."""
+    """Remove a device of `user`; it can never sign in again, and what it still asks for is refused. Answers
+    `Done` (also when it was removed before) or `Refusal(UNKNOWN)`."""
 
     user: str
     device: bytes
@@ -179,7 +195,7 @@ Operation = (
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """The message is durable. `change` is the store-wide change number of this append."""
+    """The message is durable. `change` is the store-wide change number of this append; 0 of a duplicate."""
 
     seq: int
     stored_at_ms: int
@@ -191,8 +207,8 @@ class Appended:
 class Opened:
     """`oldest` is the first seq that this user may see (head + 1 when there is none yet); `position` and
     `read` are this device's own; `members` has every current member, this user included, with public
-    positions for the others and the private read position for this user. `change` is the number of the
-    change if this operation moved a position or made the conversation, else 0."""
+    positions for the others and the private read position for this user, sorted by name. `change` is the
+    number of the change if this operation moved the user's position or made the conversation, else 0."""
 
     epoch: int
     oldest: int
@@ -218,7 +234,7 @@ class Moved:
 @dataclass(frozen=True, slots=True)
 class GroupChanged:
     """`entries` are the log entries that were added, in order (empty: nothing changed, or a repeat);
-    `members` is the membership afterwards."""
+    `members` is the membership afterwards, sorted."""
 
     entries: tuple[LogEntry, ...]
     members: tuple[str, ...]
@@ -257,13 +273,15 @@ class Store(Protocol):
     `execute` may be called from one thread at a time, the read methods from another. `seq` is given per
     conversation from 1 without gaps; `change` is one counter over the whole store, raised by everything
     that some member would want to be told, so that "what changed since my cursor" is one question.
-    `epoch` is a random number made with the store and made anew when it is restored from a backup.
+    Each operation raises it by one at most. `epoch` is a random number above 0 made with the store and made
+    anew when it is restored from a backup.
     """
 
     epoch: int
 
     def execute(self, operations: Sequence[Operation]) -> list[Result]:
-        """Run the operations in order as one transaction; durable on return. Raises StorageError."""
+        """Run the operations in order as one transaction; durable on return. Raises StorageError, and
+        from then on always: the process has to start anew (a failed fsync must not be tried again)."""
         ...
 
     def entries(
@@ -275,7 +293,8 @@ class Store(Protocol):
 
     def changes(self, user: str, *, after: int, limit: int) -> list[Change]:
         """The user's conversations whose latest change is after the cursor, in order of that change.
-        Cost: O(answer) reads, whatever the number of conversations."""
+        The cost depends on the answer and, at the worst, on the number of the user's own conversations;
+        never on the size of the store. A conversation that the user has left is not told of."""
         ...
 
     def members(self, conversation: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from quicmsg.errors import ConfigurationError, StorageError
 from quicmsg.limits import STORE_FEED_SCAN_MAX
-from quicmsg.store import Append, Change, LogEntry, Operation, Result, rules, schema
+from quicmsg.store import Change, LogEntry, Operation, Result, rules, schema
 from quicmsg.store.lock import FileLock
 from quicmsg.store.sqlite_operations import Operations
 from quicmsg.store.sqlite_tables import Tables
@@ -79,7 +79,6 @@ class SqliteStore:
             raise StorageError(f"{self._path} failed before; the server has to be started again")
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            self._expect_appends(operations)
             results = [self._operations.run(operation) for operation in operations]
             self._tables.flush()
             self._writer.execute("COMMIT")
@@ -158,15 +157,6 @@ class SqliteStore:
             return self._reader.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"cannot read {self._path}: {error}") from error
-
-    def _expect_appends(self, operations: Sequence[Operation]) -> None:
-        identities = []
-        for operation in operations:
-            if isinstance(operation, Append):
-                sender = self._tables.user(operation.sender)
-                if sender is not None:
-                    identities.append((sender, operation.message_id))
-        self._tables.expect(identities)
 
     def _abandon(self) -> None:
         self._broken = True

@@ -198,7 +198,6 @@ class Operations:
         if any(not self._may_join_another(user) for user in users):
             return rules.TOO_MANY_CONVERSATIONS
         identities = [(creator, rules.entry_id(request_id, name)) for name in names]
-        self._tables.expect(identities)
         if any(self._tables.message(*identity) is not None for identity in identities):
             return rules.CONFLICT
         return users

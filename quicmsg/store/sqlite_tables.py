@@ -1,8 +1,7 @@
 """The rows of a SQLite store as objects, for its one writing connection.
 
-What is read is kept, what is changed is gathered and written at the end of the batch, many rows with one
-statement. That is not only for SQLite's sake: each statement gives up Python's interpreter lock, and
-beside a busy event loop it takes up to 5 ms to get it back.
+What is read is kept: a right is checked without a statement. What is changed is gathered and written at
+the end of the batch: a conversation that gets 100 messages in one batch is written once.
 
 Since nobody else writes, an object is what the row will be after the commit. There is no way back from a
 rollback: a store whose commit failed is not used again (see `SqliteStore.execute`).
@@ -10,13 +9,11 @@ rollback: a store whose commit failed is not used again (see `SqliteStore.execut
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quicmsg.limits import STORE_HOT_ROWS, STORE_ROWS_PER_STATEMENT
+from quicmsg.limits import STORE_HOT_ROWS
 from quicmsg.store import LogEntry, rules
 from quicmsg.store.schema import Connection
 
@@ -72,18 +69,17 @@ class Message:
     body: bytes
 
 
-_INSERT_MESSAGES: Final = """INSERT INTO message
-    (conversation, seq, sender, device, message_id, kind, encoding, stored_at_ms, body) VALUES {rows}"""
-_WRITE_CONVERSATIONS: Final = """INSERT INTO conversation (id, key, creator, open, head, change) VALUES {rows}
+_INSERT_MESSAGE: Final = """INSERT INTO message
+    (conversation, seq, sender, device, message_id, kind, encoding, stored_at_ms, body)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_WRITE_CONVERSATION: Final = """INSERT INTO conversation (id, key, creator, open, head, change)
+    VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET head = excluded.head, change = excluded.change"""
-_WRITE_MEMBERS: Final = """INSERT INTO member (conversation, user, oldest, received, read, own_read)
-    VALUES {rows} ON CONFLICT (conversation, user) DO UPDATE SET oldest = excluded.oldest,
+_WRITE_MEMBER: Final = """INSERT INTO member (conversation, user, oldest, received, read, own_read)
+    VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (conversation, user) DO UPDATE SET oldest = excluded.oldest,
     received = excluded.received, read = excluded.read, own_read = excluded.own_read"""
-_WRITE_POSITIONS: Final = """INSERT INTO position (conversation, device, received, read) VALUES {rows}
+_WRITE_POSITION: Final = """INSERT INTO position (conversation, device, received, read) VALUES (?, ?, ?, ?)
     ON CONFLICT (conversation, device) DO UPDATE SET received = excluded.received, read = excluded.read"""
-_FIND_MESSAGES: Final = """WITH wanted (sender, message_id) AS (VALUES {rows})
-    SELECT sender, message_id, conversation, seq, stored_at_ms, kind, encoding, body
-    FROM wanted CROSS JOIN message USING (sender, message_id)"""
 
 
 class Tables:
@@ -96,7 +92,7 @@ class Tables:
         self._conversations: dict[str, Conversation] = {}
         self._members: dict[tuple[int, int], Member] = {}
         self._positions: dict[tuple[int, int], Position] = {}
-        self._messages: dict[tuple[int, bytes], Message | None] = {}
+        self._batch_messages: dict[tuple[int, bytes], Message] = {}
         self._new_messages: list[tuple[Any, ...]] = []
         self._changed_conversations: dict[int, Conversation] = {}
         self._changed_members: dict[tuple[int, int], Member] = {}
@@ -106,30 +102,23 @@ class Tables:
 
     # ---- the batch
 
-    def expect(self, identities: Iterable[tuple[int, bytes]]) -> None:
-        """Look up all these (sender, message_id) at once, for `message` to answer without a statement."""
-        wanted = list(dict.fromkeys(identities))
-        self._messages.update(dict.fromkeys(wanted))
-        for sql, values in _statements(_FIND_MESSAGES, wanted):
-            for sender, message_id, *rest in self.connection.execute(sql, values):
-                self._messages[sender, message_id] = Message(*rest)
-
     def flush(self) -> None:
         """Write what was gathered, before the commit."""
-        self._write(_INSERT_MESSAGES, self._new_messages)
+        self._write(_INSERT_MESSAGE, self._new_messages)
+        self._new_messages.clear()
         conversations = self._changed_conversations.values()
         self._write(
-            _WRITE_CONVERSATIONS, [(c.id, c.key, c.creator, c.open, c.head, c.change) for c in conversations]
+            _WRITE_CONVERSATION, [(c.id, c.key, c.creator, c.open, c.head, c.change) for c in conversations]
         )
         self._changed_conversations.clear()
         self._flush_members()
         positions = self._changed_positions.values()
-        self._write(_WRITE_POSITIONS, [(p.conversation, p.device, p.received, p.read) for p in positions])
+        self._write(_WRITE_POSITION, [(p.conversation, p.device, p.received, p.read) for p in positions])
         self._changed_positions.clear()
 
     def settle(self) -> None:
         """After the commit: keep the objects, unless they became too many."""
-        self._messages.clear()
+        self._batch_messages.clear()
         for kept in (self._users, self._devices, self._conversations, self._members, self._positions):
             if len(kept) > STORE_HOT_ROWS:
                 kept.clear()
@@ -255,17 +244,21 @@ class Tables:
     # ---- messages
 
     def message(self, sender: int, message_id: bytes) -> Message | None:
-        identity = (sender, message_id)
-        if identity not in self._messages:
-            self.expect([identity])
-        return self._messages[identity]
+        """A stored message, also one of this batch."""
+        found = self._batch_messages.get((sender, message_id))
+        if found is None:
+            sql = """SELECT conversation, seq, stored_at_ms, kind, encoding, body FROM message
+                WHERE sender = ? AND message_id = ?"""
+            row = self._one(sql, sender, message_id)
+            return None if row is None else Message(*row)
+        return found
 
     def add_message(self, conversation: Conversation, sender: int, device: Device, entry: LogEntry) -> None:
         """The next entry of the log; `entry.seq` is the head + 1."""
         assert entry.seq == conversation.head + 1, "a log has no gaps"
         conversation.head = entry.seq
         self._changed_conversations[conversation.id] = conversation
-        self._messages[sender, entry.message_id] = Message(
+        self._batch_messages[sender, entry.message_id] = Message(
             conversation.id, entry.seq, entry.stored_at_ms, entry.kind, entry.encoding, entry.body
         )
         self._new_messages.append(
@@ -292,26 +285,9 @@ class Tables:
     def _flush_members(self) -> None:
         members = self._changed_members.values()
         rows = [(m.conversation, m.user, m.oldest, m.received, m.read, m.own_read) for m in members]
-        self._write(_WRITE_MEMBERS, rows)
+        self._write(_WRITE_MEMBER, rows)
         self._changed_members.clear()
 
-    def _write(self, template: str, rows: list[tuple[Any, ...]]) -> None:
-        for sql, values in _statements(template, rows):
-            self.connection.execute(sql, values)
-        rows.clear()
-
-
-def _statements(template: str, rows: Sequence[tuple[Any, ...]]) -> Iterable[tuple[str, list[Any]]]:
-    """As few statements as these rows need, and their values."""
-    start = 0
-    for size in STORE_ROWS_PER_STATEMENT:
-        while len(rows) - start >= size:
-            chunk = rows[start : start + size]
-            yield _sql(template, len(chunk[0]), size), list(itertools.chain.from_iterable(chunk))
-            start += size
-
-
-@functools.cache
-def _sql(template: str, width: int, size: int) -> str:
-    row = f"({', '.join('?' * width)})"
-    return template.format(rows=", ".join([row] * size))
+    def _write(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        for row in rows:
+            self.connection.execute(sql, row)

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import functools
 import queue
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from quicmsg.errors import StorageError
-from quicmsg.limits import COMMIT_BATCH_MAX, STORE_QUEUE_MAX
+from quicmsg.limits import COMMIT_BATCH_MAX, STORE_QUEUE_MAX, THREAD_SWITCH_INTERVAL
 from quicmsg.store import Operation, Result, Store
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class Writer:
         on_failure: Callable[[StorageError], None],
         on_room: Callable[[], None] | None = None,
     ) -> None:
-        """Start the threads.
+        """Start the threads; see to it that a busy loop lets them run (for the whole process).
 
         Args:
             post: runs a function in the loop's thread: `loop.call_soon_threadsafe`.
@@ -75,6 +76,7 @@ class Writer:
         self._reported = False
         self._submissions: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        sys.setswitchinterval(min(sys.getswitchinterval(), THREAD_SWITCH_INTERVAL))
         # Daemons: a program that dies of something else is not kept alive by them. SQLite does not mind.
         self._threads = [
             threading.Thread(target=self._commit_batches, name="quicmsg-store-writer", daemon=True),

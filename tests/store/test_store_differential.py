@@ -84,7 +84,6 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine, "DEVICES_PER_USER_MAX", 2)
         monkeypatch.setattr(engine, "LINK_CODES_PER_USER_MAX", 1)
     monkeypatch.setattr(sqlite_tables, "STORE_HOT_ROWS", 3)
-    monkeypatch.setattr(sqlite_tables, "STORE_ROWS_PER_STATEMENT", (3, 1))
 
 
 SETUP: list[Operation] = [

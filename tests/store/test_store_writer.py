@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -75,10 +76,12 @@ class Loop:
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
+    interval = sys.getswitchinterval()
     loop = Loop()
     yield loop
     loop.store.go.release(1000)
     loop.writer.close()
+    sys.setswitchinterval(interval)
 
 
 def test_what_gathers_during_a_commit_is_the_next_batch(loop: Loop) -> None:
