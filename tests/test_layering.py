@@ -22,15 +22,17 @@ LAYERS: dict[str, set[str]] = {
     "issuing": {"errors", "limits"},
     "certs": {"issuing", "errors", "limits"},
     "config": {"errors", "limits"},
-    "client": {"transport", "protocol", "config", "errors", "limits"},
+    "version": set(),
+    "health": {"transport", "protocol", "config", "errors", "limits"},
+    "client": {"transport", "protocol", "config", "version", "errors", "limits"},
     "server": {"transport", "store", "protocol", "certs", "config", "errors", "limits"},
     # The second implementation of the wire: written from the document, so it must not lean on the first.
     "conformance": {"errors", "limits"},
-    "__init__": {"client", "protocol", "errors"},
+    "__init__": {"client", "protocol", "errors", "version"},
 }
 """What each part of quicmsg may import besides itself: `client | server -> transport | store -> protocol ->
 errors, limits`, never upward, never sideways."""
-PROGRAMS = {"__main__", "demo"}
+PROGRAMS = {"__main__", "demo", "demo_peer"}
 """Put the parts together, and may import all of them."""
 
 IMPURE = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 from types import TracebackType
 
 from quicmsg import limits
+from quicmsg.client.checks import check_address, check_group, check_name, encode_text
 from quicmsg.client.connector import Connector, Target
 from quicmsg.client.identity import Identity
 from quicmsg.client.inbox import Inbox, Messages
@@ -28,22 +28,17 @@ from quicmsg.client.values import (
 from quicmsg.errors import (
     ConfigurationError,
     ConnectError,
-    ErrorCode,
     OfflineError,
-    RefusedError,
     StorageError,
 )
 from quicmsg.protocol import events as protocol_events
 from quicmsg.protocol import frames
 from quicmsg.protocol.client import ClientSession
 from quicmsg.protocol.events import Event
-from quicmsg.protocol.frames import ADDRESS_PATTERN, NAME_PATTERN, Entry
+from quicmsg.protocol.frames import Entry
 from quicmsg.protocol.mailbox import Mailbox
 from quicmsg.protocol.outbox import Outcome
 from quicmsg.version import AGENT
-
-_ADDRESS = re.compile(ADDRESS_PATTERN)
-_NAME = re.compile(NAME_PATTERN)
 
 
 class Client:
@@ -123,18 +118,8 @@ class Client:
         """As `send`, but return as soon as the message is in the outbox on this device's disk; wait on
         the returned `Sent` with `.stored()`, `.delivered()`, `.read()`."""
         self._check_usable()
-        _check_address(conversation)
-        body = text.encode("utf-8", "surrogatepass")
-        if len(body) > limits.BODY_SIZE_MAX:
-            raise RefusedError(
-                f"the text has {len(body)} bytes; the limit is {limits.BODY_SIZE_MAX}: "
-                "split it, or send it as a file",
-                code=ErrorCode.TOO_BIG,
-            )
-        try:
-            body.decode()
-        except UnicodeDecodeError as error:
-            raise RefusedError("the text is not valid Unicode (it has lone surrogates)") from error
+        check_address(conversation)
+        body = encode_text(text)
         raw_id = None if message_id is None else parse_message_id(message_id)
         return await self._postbox.queue(conversation, body, raw_id)
 
@@ -193,7 +178,7 @@ class Client:
     async def read(self, conversation: str, seq: int, *, public: bool = True) -> None:
         """Say that everything up to `seq` was read; with `public=False` only to one's own devices."""
         self._check_usable()
-        _check_address(conversation)
+        check_address(conversation)
         await self._postbox.read(conversation, seq, public=public)
 
     async def history(
@@ -202,10 +187,10 @@ class Client:
         """The newest `limit` messages below `before` (None: the newest), oldest first. From the server when
         the link is up, else what this device has."""
         self._check_usable()
-        _check_address(conversation)
+        check_address(conversation)
         collected: list[Entry] = []
         if self.is_up:
-            below = before or 0
+            below = limits.SEQ_MAX if before is None else before
             while len(collected) < limit:
                 size = min(limit - len(collected), limits.PAGE_MESSAGES_MAX)
                 page = await self._requests.fetch(conversation, before=below, limit=size)
@@ -228,24 +213,24 @@ class Client:
     ) -> None:
         """Make `#name`; you and `members` are in it. `open`: anybody may join. Raises RefusedError."""
         for name in members:
-            _check_name(name)
-        _check_group(conversation)
+            check_name(name)
+        check_group(conversation)
         await self._requests.request(lambda ref: frames.Create(ref, conversation, tuple(members), open))
 
     async def invite(self, conversation: str, user: str) -> None:
         """Add a user to a group that you are in."""
-        _check_name(user)
-        _check_group(conversation)
+        check_name(user)
+        check_group(conversation)
         await self._requests.request(lambda ref: frames.Invite(ref, conversation, user))
 
     async def join(self, conversation: str) -> None:
         """Join an open group; for a member nothing changes."""
-        _check_group(conversation)
+        check_group(conversation)
         await self._requests.request(lambda ref: frames.Join(ref, conversation))
 
     async def leave(self, conversation: str) -> None:
         """Leave a group."""
-        _check_group(conversation)
+        check_group(conversation)
         await self._requests.request(lambda ref: frames.Leave(ref, conversation))
 
     async def link_code(self) -> str:
@@ -410,26 +395,3 @@ class Client:
         if self._connector.session is not None:
             return "connected, but nothing is heard"
         return str(self._connector.last_error or "connecting")
-
-
-def _check_address(conversation: str) -> None:
-    if not isinstance(conversation, str) or not _ADDRESS.match(conversation):
-        raise RefusedError(
-            f"{conversation!r} is not a conversation: write @user or #group (small letters, digits, . _ -)",
-            code=ErrorCode.NAME_INVALID,
-        )
-
-
-def _check_group(conversation: str) -> None:
-    _check_address(conversation)
-    if not conversation.startswith("#"):
-        raise RefusedError(
-            f"{conversation!r} is not a group: a group's name begins with #", code=ErrorCode.NAME_INVALID
-        )
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.match(name):
-        raise RefusedError(
-            f"{name!r} is not a user name: small letters, digits, . _ -", code=ErrorCode.NAME_INVALID
-        )

@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,57 +52,55 @@ def connect(
 
     Raises ConnectError, CertificateError, SignInError, ConfigurationError, StorageError.
     """
-    if not re.match(NAME_PATTERN, user):
-        raise ConfigurationError(
-            f"{user!r} is not a user name: small letters, digits, . _ - (at most {limits.NAME_SIZE_MAX}), "
-            "beginning with a letter or digit"
-        )
-    if offline not in ("queue", "fail"):
-        raise ConfigurationError(f"offline={offline!r}: use 'queue' or 'fail'")
-    host, port = parse_address(url)
+    options = Options(
+        user,
+        None if data is None else Path(data),
+        None if ca is None else Path(ca),
+        code,
+        offline,
+        foreground,
+        local_address,
+        timeout,
+        announce,
+    )
+    return Connecting(*parse_address(url), options)
 
-    async def start() -> Client:
-        directory = None if data is None else Path(data)
-        ca_file = None if ca is None else Path(ca)
-        if ca_file is not None and not ca_file.is_file():
-            raise CertificateError(f"the CA file {ca_file} does not exist: give the server's ca.pem")
-        state = state_directory(directory, format_address(host, port), user)
-        identity = load_or_create(state)
-        pins = Pins(data_directory(directory))
-        target = Target(host, port, ca_file, pins, announce or _announce(host, port, pins))
-        journal = await Journal.open(state / "journal.db", user=user, device=identity.device)
-        client = Client(
-            user,
-            identity,
-            journal,
-            target,
-            code=code,
-            offline=offline,
-            foreground=foreground,
-            local_address=local_address,
-        )
-        try:
-            await client.open()
-            if timeout is not None:
-                await client.wait_up(timeout)
-        except BaseException:
-            await asyncio.shield(client.close())
-            raise
-        return client
 
-    return Connecting(start)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The arguments of `connect`, checked."""
+
+    user: str
+    data: Path | None
+    ca: Path | None
+    code: str
+    offline: str
+    foreground: bool
+    local_address: str | None
+    timeout: float | None
+    announce: Callable[[str], None] | None
+
+    def __post_init__(self) -> None:
+        if not re.match(NAME_PATTERN, self.user):
+            raise ConfigurationError(
+                f"{self.user!r} is not a user name: small letters, digits, . _ - (at most "
+                f"{limits.NAME_SIZE_MAX}), beginning with a letter or digit"
+            )
+        if self.offline not in ("queue", "fail"):
+            raise ConfigurationError(f"offline={self.offline!r}: use 'queue' or 'fail'")
 
 
 class Connecting:
     """What `connect` returns: await it, or enter it."""
 
-    def __init__(self, start: Callable[[], Any]) -> None:
-        self._start = start
+    def __init__(self, host: str, port: int, options: Options) -> None:
+        self._host = host
+        self._port = port
+        self._options = options
         self._client: Client | None = None
 
     def __await__(self) -> Generator[Any, None, Client]:
-        client: Generator[Any, None, Client] = self._start().__await__()
-        return client
+        return self._start().__await__()
 
     async def __aenter__(self) -> Client:
         self._client = await self
@@ -115,6 +114,35 @@ class Connecting:
     ) -> None:
         assert self._client is not None
         await self._client.close()
+
+    async def _start(self) -> Client:
+        options = self._options
+        if options.ca is not None and not options.ca.is_file():
+            raise CertificateError(f"the CA file {options.ca} does not exist: give the server's ca.pem")
+        state = state_directory(options.data, format_address(self._host, self._port), options.user)
+        identity = load_or_create(state)
+        pins = Pins(data_directory(options.data))
+        announce = options.announce or _announce(self._host, self._port, pins)
+        target = Target(self._host, self._port, options.ca, pins, announce)
+        journal = await Journal.open(state / "journal.db", user=options.user, device=identity.device)
+        client = Client(
+            options.user,
+            identity,
+            journal,
+            target,
+            code=options.code,
+            offline=options.offline,
+            foreground=options.foreground,
+            local_address=options.local_address,
+        )
+        try:
+            await client.open()
+            if options.timeout is not None:
+                await client.wait_up(options.timeout)
+        except BaseException:
+            await asyncio.shield(client.close())
+            raise
+        return client
 
 
 def _announce(host: str, port: int, pins: Pins) -> Callable[[str], None]:

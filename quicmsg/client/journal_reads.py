@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,24 @@ class JournalReader:
                 "WHERE gone = 0 ORDER BY name"
             )
         )
+        conversations = tuple(self._with_owed(row) for row in conversations)
         ((epoch, cursor),) = self._all("SELECT epoch, cursor FROM account")
         return Snapshot(epoch, cursor, conversations, tuple(self.outbox()))
+
+    def _with_owed(self, row: ConversationRow) -> ConversationRow:
+        """The highest processed entry that came from elsewhere: what the server must be told. Entries sent
+        from this device move the position too, but nobody waits for their receipt."""
+        confirmed = next((delivered for user, delivered, _ in row.members if user == self.user), 0)
+        if row.position <= confirmed:
+            return row
+        found = self._all(
+            "SELECT seq FROM message WHERE conversation = ? AND seq > ? AND seq <= ? AND own = 0 "
+            "ORDER BY seq DESC LIMIT 1",
+            row.name,
+            confirmed,
+            row.position,
+        )
+        return replace(row, owed=found[0][0]) if found else row
 
     def outbox(self) -> list[OutboxRow]:
         """All rows that are not accepted yet, in the order in which they are to be sent."""

@@ -206,7 +206,8 @@ class MessageRow:
 @dataclass(frozen=True, slots=True)
 class ConversationRow:
     """Where this device stands in a conversation. `epoch` 0: never opened. `read_public`: the last
-    `ReadUpTo` was for the others too. `members`: `(user, delivered, read)`, sorted by user."""
+    `ReadUpTo` was for the others too. `owed`: the position that the server has not confirmed (0: none; see
+    `JournalReader.load`). `members`: `(user, delivered, read)`, sorted by user."""
 
     name: str
     epoch: int
@@ -217,6 +218,7 @@ class ConversationRow:
     oldest: int
     stale: bool
     members: tuple[tuple[str, int, int], ...]
+    owed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

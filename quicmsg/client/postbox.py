@@ -86,7 +86,7 @@ class Postbox:
                 head=row.head,
                 oldest=row.oldest,
                 stale=row.stale,
-                owed=row.position,
+                owed=row.owed,
                 read=row.read,
                 read_public=row.read_public,
             )
