@@ -50,6 +50,9 @@ class Kind(enum.IntEnum):
     LEFT = 3  # body: the user's name
 
 
+SERVER_KINDS: Final = frozenset({Kind.CREATED, Kind.JOINED, Kind.LEFT})
+"""Written by the server only: otherwise a member could make everybody believe that somebody left."""
+
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Address = Annotated[str, Meta(pattern=ADDRESS_PATTERN)]
 Position = Annotated[int, Meta(ge=0, le=SEQ_MAX)]

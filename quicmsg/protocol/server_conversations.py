@@ -267,6 +267,9 @@ class ServerConversations(Session):
 
     def _handle_conversation(self, channel: ServerChannel, frame: Frame, now: float) -> None:
         match frame:
+            case frames.Send() if frame.kind in frames.SERVER_KINDS:
+                text = "entries of this kind are written by the server only"
+                self._write(channel.number, frames.Rejected(frame.message_id, ErrorCode.FORBIDDEN, text))
             case frames.Send():
                 channel.submit(frame.message_id, len(frame.body))
                 self._take_token(channel, now)
