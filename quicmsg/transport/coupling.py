@@ -97,7 +97,7 @@ class Coupling:
                     return False
                 session.receive_data(event.stream_id // _STREAM_STEP, event.data, event.end_stream, now)
             case events.StreamReset() | events.StopSendingReceived():
-                if self.connection.is_aborted(event.stream_id):
+                if not self.connection.is_first_reset(event.stream_id):
                     return False
                 session.receive_reset(event.stream_id // _STREAM_STEP, event.error_code, now)
             case PathChanged():

@@ -26,7 +26,7 @@ CONTROL_STREAM = 0
 class Ledger:
     """What we keep about one stream beside aioquic's own state."""
 
-    __slots__ = ("aborted", "connection", "credited", "queued", "stream")
+    __slots__ = ("aborted", "connection", "credited", "given_up", "queued", "stream")
 
     def __init__(self, connection: ScheduledConnection, stream: QuicStream) -> None:
         self.connection = connection
@@ -34,6 +34,7 @@ class Ledger:
         self.queued = False
         self.credited = 0
         self.aborted = False
+        self.given_up = False
 
     def wake(self) -> None:
         """The stream has something to send, or has finished: look at it at the next flush."""
@@ -211,6 +212,14 @@ class ScheduledConnection(QuicConnection):
         """Whether `abort` was called; also true for a stream that no longer exists."""
         stream = self._streams.get(stream_id)
         return stream is None or ledger_of(stream).aborted
+
+    def is_first_reset(self, stream_id: int) -> bool:
+        """Whether the peer's giving up is news: RESET_STREAM and STOP_SENDING usually come both."""
+        stream = self._streams.get(stream_id)
+        if stream is None or ledger_of(stream).aborted or ledger_of(stream).given_up:
+            return False
+        ledger_of(stream).given_up = True
+        return True
 
     def consume(self, stream_id: int, size: int) -> None:
         """The application has processed bytes of this stream: let the peer send as many more."""

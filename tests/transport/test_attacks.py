@@ -18,6 +18,7 @@ from quicpair import SERVER, End, Server, World, client_configuration, pinned_ai
 from talk import Talk
 
 from quicmsg.limits import (
+    CONNECTION_WINDOW,
     CRYPTO_SIZE_MAX,
     HALF_OPEN_MAX,
     HANDSHAKE_TIMEOUT,
@@ -88,10 +89,12 @@ def test_window_inflation_is_refused() -> None:
     """W1: a byte at the end of the window, again and again, made stock aioquic hold gigabytes."""
     world = World(1, latency=0.001)
     server, client, end, theirs = hostile(world)
+    theirs.consumes = True
     tracemalloc.start()
     window = STREAM_WINDOW
-    for _ in range(12):
-        fire(world, client, end, [stream_frame(0, window - 1, b"x")])
+    for number in range(12):
+        # One honest byte each time, so that the session consumes and the stream's window is looked at.
+        fire(world, client, end, [stream_frame(0, number, b"x"), stream_frame(0, window - 1, b"x")])
         window *= 2
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -104,10 +107,15 @@ def test_a_deaf_session_takes_one_window_of_a_stream_and_no_more() -> None:
     """What is not consumed is not replaced: the peer is blocked, the connection lives."""
     world = World(1, latency=0.001)
     _, client, end, theirs = hostile(world)
-    client.write(0, bytes(4_000_000), False)
+    client.write(0, bytes(400_000), False)
     end.flush()
     world.run_for(5)
     assert theirs.bytes_heard[0] == STREAM_WINDOW
+    for channel in range(1, 25):
+        client.write(4 * channel, bytes(STREAM_WINDOW), False)
+        end.flush()
+        world.run_for(0.5)
+    assert sum(theirs.bytes_heard.values()) == CONNECTION_WINDOW
     assert theirs.ended == []
 
 
@@ -170,7 +178,8 @@ def test_retiring_ids_that_were_never_sent_harms_nobody() -> None:
 def test_only_the_client_opens_streams_and_only_so_many(stream_id: int) -> None:
     """Server-initiated, unidirectional and the 129th stream are refused."""
     world = World(1, latency=0.001)
-    _, client, end, theirs = hostile(world)
+    server, client, end, theirs = hostile(world)
+    assert server.ends[0].connection._remote_max_streams_bidi == 0, "what the client allows the server"
     fire(world, client, end, [stream_frame(stream_id, 0, b"x")])
     assert theirs.ended
     assert theirs.bytes_heard == {}
