@@ -337,6 +337,8 @@ class Client:
             self._postbox.failure = self._connector.fatal
             self._postbox.arrived.set()
             self._requests.abandon(self._connector.fatal)
+        if event.state is Connection.DOWN and self._offline == "fail":
+            self._tracker.fail_queued(f"the link is down ({event.reason})")
         self._tracker.emit(event)
 
     def _handle(self, event: Event) -> None:

@@ -155,6 +155,13 @@ class Tracker:
         """The handle, if the program holds one."""
         return self._sent.get(message_id)
 
+    def fail_queued(self, reason: str) -> None:
+        """For fail-fast programs: whoever waits for a message that is not stored is told at once. The
+        message itself stays in the outbox."""
+        for sent in list(self._sent.values()):
+            if sent.state is State.QUEUED:
+                sent.change(State.FAILED, None, reason, ErrorCode.UNREACHABLE)
+
     def emit(self, event: ClientEvent) -> None:
         """Tell every subscription."""
         for events in self._subscriptions:

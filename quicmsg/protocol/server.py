@@ -39,6 +39,7 @@ class ServerSession(ServerConversations):
         self._asked_sign_in = False
         self._hello: frames.Hello | None = None
         self._requests = 0
+        self._leaving: tuple[int, str, float] | None = None
 
     # ---- input from the transport
 
@@ -79,6 +80,8 @@ class ServerSession(ServerConversations):
         if self.state is not SessionState.UP:
             return self.created_at + limits.SIGN_IN_TIMEOUT
         due = self.heartbeat.due()
+        if self._leaving is not None:
+            due = min(due, self._leaving[2])
         if self._receipts_due is not None:
             due = min(due, self._receipts_due)
         if self._starved:
@@ -92,6 +95,9 @@ class ServerSession(ServerConversations):
         if self.state is not SessionState.UP:
             if now >= self.created_at + limits.SIGN_IN_TIMEOUT:
                 self._end(ErrorCode.TIMEOUT, "no sign-in in time", remote=False, now=now)
+            return
+        if self._leaving is not None and now >= self._leaving[2]:
+            self._end(self._leaving[0], self._leaving[1], remote=True, now=now)
             return
         beat = self.heartbeat.poll(now)
         if beat is Beat.DOWN:
@@ -218,6 +224,7 @@ class ServerSession(ServerConversations):
                 self.heartbeat.pong(frame.number, now)
             case frames.Sync():
                 self._count_request()
+                self._noticed.clear()
                 self._events.append(events.SyncRequested(frame.epoch, frame.cursor))
             case frames.State():
                 self.foreground = frame.foreground
@@ -233,7 +240,9 @@ class ServerSession(ServerConversations):
                 self._count_request()
                 self._events.append(events.LinkRequested(frame.ref))
             case frames.Close():
-                self._end(frame.code, frame.text, remote=True, now=now)
+                # Its last acknowledgements may be behind it, on other channels: the client closes the
+                # connection itself once they have arrived. It gets a while for that, not for ever.
+                self._leaving = (frame.code, frame.text, now + limits.CLOSE_TIMEOUT)
             case _:
                 raise ProtocolError(f"{type(frame).__name__} from a client", code=ErrorCode.UNEXPECTED)
 

@@ -31,6 +31,7 @@ class ServerConversations(Session):
         self._by_name: dict[str, ServerChannel] = {}
         self._receipts_due: float | None = None
         self._fresh: dict[ServerChannel, None] = {}
+        self._noticed: set[str] = set()
         self._tokens = float(limits.SEND_BURST)
         self._tokens_at = now
         self._starved: set[ServerChannel] = set()
@@ -102,7 +103,7 @@ class ServerConversations(Session):
         self.account_head = max(self.account_head, change)
         found = self._by_name.get(conversation)
         if found is None:
-            self._write(CONTROL, frames.Notice(conversation, head, change))
+            self._notice(conversation, head, change)
             return
         found.head = max(found.head, head)
         self._want_entries(found)
@@ -149,7 +150,7 @@ class ServerConversations(Session):
         found = self._by_name.get(conversation)
         if found is None:
             if member.user != self.user:
-                self._write(CONTROL, frames.Notice(conversation, 0, change))
+                self._notice(conversation, 0, change)
             return
         found.receipts[member.user] = member
         if not coalesce:
@@ -208,6 +209,13 @@ class ServerConversations(Session):
             if self._channels.get(channel.number) is channel:
                 self._read(channel, now)
 
+    def _notice(self, conversation: str, head: int, change: int) -> None:
+        """Once, until the client has opened it or asked for all changes: a client that opens nothing costs
+        one frame a conversation, not one a message (the next Pong's account head tells it of the rest)."""
+        if conversation not in self._noticed:
+            self._noticed.add(conversation)
+            self._write(CONTROL, frames.Notice(conversation, head, change))
+
     def _want_entries(self, channel: ServerChannel) -> None:
         room = channel.room()
         if channel.opened and not channel.reading and channel.head > channel.covered.value and room > 0:
@@ -261,6 +269,7 @@ class ServerConversations(Session):
         channel.conversation = frame.conversation
         channel.asked = Asked(frame.position, frame.received)
         self._by_name[frame.conversation] = channel
+        self._noticed.discard(frame.conversation)
         self._events.append(
             events.OpenRequested(channel.number, frame.conversation, frame.epoch, frame.position)
         )
