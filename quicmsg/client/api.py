@@ -176,9 +176,10 @@ class Client:
         return self._inbox.messages(conversation)
 
     async def read(self, conversation: str, seq: int, *, public: bool = True) -> None:
-        """Say that everything up to `seq` was read; with `public=False` only to one's own devices."""
+        """Say that everything up to `seq` was read (and so processed); not `public`: to one's own devices."""
         self._check_usable()
         check_address(conversation)
+        self._inbox.acknowledge(conversation, seq)
         await self._postbox.read(conversation, seq, public=public)
 
     async def history(

@@ -46,6 +46,10 @@ class Messages:
             held, self._held = self._held, None
             self._postbox.processed(*held)
 
+    def holds(self, conversation: str, seq: int) -> bool:
+        """Is the message that was returned last, and not acknowledged, of this conversation, up to `seq`?"""
+        return self._held is not None and self._held[0] == conversation and self._held[1].seq <= seq
+
     def close(self) -> None:
         """End the iteration. What was not acknowledged comes again, here or after a restart."""
         self._closed = True
@@ -78,6 +82,12 @@ class Inbox:
             older.close()
         consumer = self._consumers[conversation] = Messages(self._postbox, self._user, conversation)
         return consumer
+
+    def acknowledge(self, conversation: str, seq: int) -> None:
+        """What a consumer holds of this conversation, up to `seq`, is processed: it was read, after all."""
+        for consumer in self._consumers.values():
+            if consumer.holds(conversation, seq):
+                consumer.acknowledge()
 
     def close(self) -> None:
         """End all."""
