@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aioquic.quic import events
+from aioquic.quic.packet import QuicErrorCode
 
 from quicmsg.errors import ErrorCode
 from quicmsg.limits import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, SEND_BUFFER_MAX, TEXT_SIZE_MAX
@@ -68,6 +69,8 @@ class Coupling:
         text = text[:TEXT_SIZE_MAX]
         if end.frame_type is None:
             return end.error_code, text
+        if end.error_code == QuicErrorCode.APPLICATION_ERROR:  # all that may be said that early
+            return ErrorCode.GOING_AWAY, "the other end closed the connection during the handshake"
         if end.reason_phrase == "Idle timeout":
             return ErrorCode.UNREACHABLE, "nothing was heard for too long"
         return ErrorCode.UNEXPECTED, f"transport error 0x{end.error_code:x}: {text}"

@@ -88,6 +88,7 @@ class _Race:
         """End every attempt but the winner."""
         for link, endpoint in list(self._running.items()):
             if link is not winner:
+                del self._running[link]
                 link.close(ErrorCode.NO_ERROR, "")
                 endpoint.close()
 
@@ -137,7 +138,9 @@ class _Race:
         return self._session
 
     def _ended(self, link: Link, error: QuicmsgError) -> None:
-        endpoint = self._running.pop(link)
+        endpoint = self._running.pop(link, None)
+        if endpoint is None:
+            return  # abandoned
         endpoint.close()
         if link is not self.winner:
             if not isinstance(error, CertificateError):

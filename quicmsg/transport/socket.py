@@ -80,8 +80,8 @@ class UdpSocket:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                self._report(error)
-                continue
+                self._report(error)  # which may have closed this socket
+                break
             segment, local = self._read_control(control, size)
             view = memoryview(self._buffer)[:size]
             arrivals.extend(

@@ -1,0 +1,448 @@
+"""The endpoint on real loopback sockets, on asyncio's own loop and on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from certificates import Files, authority, write
+from talk import Talk
+
+from quicmsg.errors import CertificateError, ConfigurationError, ConnectError, ErrorCode
+from quicmsg.limits import FAILED_AFTER
+from quicmsg.transport.quic import Link, Listener, Trust, dial, listen
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+class Stage:
+    """A server, its sessions, and clients; everything is closed in the end, and that is checked."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.sessions: list[Any] = []
+        self.make_session: Callable[[str], Any] = self._make_session
+        self.listener: Listener
+        self.links: list[Link] = []
+        self._changed = asyncio.Event()
+
+    async def serve(self, *addresses: tuple[str, int]) -> int:
+        self.listener = await listen(
+            addresses or [("127.0.0.1", 0)],
+            certificate_file=self.files.certificate,
+            private_key_file=self.files.key,
+            make_session=lambda address: self.make_session(address),
+            on_activity=self.activity,
+            reset_key=b"reset",
+            retry_key=b"retry",
+        )
+        return self.listener.addresses[0][1]
+
+    async def dial(self, port: int, session: Any, host: str = "127.0.0.1", **options: Any) -> Link:
+        options.setdefault("trust", Trust(ca_file=self.files.ca))
+        options.setdefault("server_name", "localhost")
+        options.setdefault("timeout", 5.0)
+        link = await dial(host, port, session=session, on_activity=self.activity, **options)
+        self.links.append(link)
+        return link
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    def activity(self, _link: Link | None = None) -> None:
+        self._changed.set()
+
+    async def close(self) -> None:
+        for link in self.links:
+            link.close(ErrorCode.NO_ERROR, "")
+        if hasattr(self, "listener"):
+            await self.listener.close()
+
+    def _make_session(self, _address: str) -> Talk:
+        self.sessions.append(Talk())
+        return self.sessions[-1]
+
+
+Scene = Callable[[Stage], Awaitable[None]]
+
+
+@pytest.fixture(params=LOOPS)
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scene], None]:
+    """Run a scene on a loop, then check that no file descriptor, task or timer is left."""
+
+    def run(scene: Scene) -> None:
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+
+            async def main() -> None:
+                within = _descriptors()
+                stage = Stage(write(tmp_path))
+                try:
+                    await scene(stage)
+                finally:
+                    await stage.close()
+                loop: Any = asyncio.get_running_loop()
+                timers = [timer for timer in getattr(loop, "_scheduled", []) if not timer.cancelled()]
+                assert timers == []
+                assert asyncio.all_tasks() == {asyncio.current_task()}
+                assert _descriptors() == within
+
+            runner.run(main())
+
+    return run
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+Play = Callable[[Scene], None]
+
+
+def test_a_client_changes_its_address_in_the_middle(play: Play) -> None:
+    """127.0.0.1 to 127.0.0.2 with 20 busy conversations both ways: nothing lost, doubled or reordered."""
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve(), ours)
+        await stage.until(lambda: len(stage.sessions) == 1)
+        theirs, server = stage.sessions[0], stage.listener.links[0]
+        for number in range(40):
+            for channel in range(20):
+                ours.say(channel)
+                if number > 0:
+                    theirs.say(channel)
+            link.flush()
+            if number > 0:
+                server.flush()
+            if number == 20:
+                link.migrate("127.0.0.2")
+            await stage.until(lambda number=number: theirs.heard[19] > number)  # type: ignore[misc]
+        await stage.until(lambda: theirs.total == 20 * 40 and ours.total == 20 * 39)
+        await stage.until(lambda: len(theirs.moves) == 1)
+        assert ours.problems == theirs.problems == []
+        assert link.local_address.startswith("127.0.0.2:")
+        assert theirs.moves == ours.moves == [link.local_address] == [server.peer_address]
+        assert link.stats().migrations == server.stats().migrations == 1
+        assert ours.channel_binding == theirs.channel_binding
+
+    play(scene)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_a_wildcard_server_answers_from_the_address_that_was_used(play: Play, host: str) -> None:
+    """The kernel would choose another source address, and the client would drop the answers."""
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve(("0.0.0.0", 0)), ours, host)
+        ours.say(0)
+        link.flush()
+        await stage.until(lambda: bool(stage.sessions) and stage.sessions[0].total == 1)
+        assert link.peer_address == stage.listener.links[0].local_address
+        assert link.peer_address.startswith(host + ":")
+
+    play(scene)
+
+
+@pytest.mark.parametrize("bound", ["::1", "::"])
+def test_ipv6(play: Play, bound: str) -> None:
+    """The same over IPv6, also on a wildcard bind, and over a move to another port."""
+    if not socket.has_ipv6 or not _has_ipv6_loopback():
+        pytest.skip("this computer has no IPv6 loopback address")
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve((bound, 0)), ours, "::1", server_name="::1")
+        link.migrate(None)
+        ours.say(0)
+        link.flush()
+        await stage.until(lambda: bool(stage.sessions) and stage.sessions[0].moves != [])
+        assert stage.sessions[0].moves == [link.local_address]
+        assert link.local_address.startswith("[::1]:")
+
+    play(scene)
+
+
+def _has_ipv6_loopback() -> bool:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+        return True
+
+
+def test_a_name_with_a_dead_first_address_is_reached_at_its_second(play: Play) -> None:
+    """Attempts are staggered: what does not answer is not waited for."""
+
+    async def scene(stage: Stage) -> None:
+        port = await stage.serve()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.3", port))
+            loop: Any = asyncio.get_running_loop()
+            real = loop.getaddrinfo
+
+            async def both(host: str, port: int, **options: Any) -> Any:
+                return [*await real("127.0.0.3", port, **options), *await real("127.0.0.1", port, **options)]
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(loop), "getaddrinfo", lambda _, *a, **k: both(*a, **k), raising=False)
+                ours = Talk()
+                link = await stage.dial(port, ours, "server.example")
+        assert link.peer_address == f"127.0.0.1:{port}"
+        assert ours.ended == []
+
+    if play.__closure__ and any("uvloop" in str(cell.cell_contents) for cell in play.__closure__):
+        pytest.skip("uvloop's loop cannot be patched; the code is the same")
+    play(scene)
+
+
+def test_nothing_listens(play: Play) -> None:
+    """A port that nobody has: said at once, in words."""
+
+    async def scene(stage: Stage) -> None:
+        with pytest.raises(
+            ConnectError, match=r"nothing answers at 127\.0\.0\.1:\d+ over UDP.*is the server"
+        ):
+            await stage.dial(_free_port(), Talk(), timeout=FAILED_AFTER)
+
+    play(scene)
+
+
+def test_nothing_answers(play: Play) -> None:
+    """A host that swallows packets: said when the time is over, and the session was told nothing."""
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            with pytest.raises(ConnectError, match="nothing answers"):
+                await stage.dial(deaf.getsockname()[1], ours, timeout=0.3)
+        assert (ours.channel_binding, ours.ended) == (b"", [])
+
+    play(scene)
+
+
+def test_a_cancelled_dial_leaves_nothing(play: Play) -> None:
+    """Somebody presses Ctrl-C while it connects."""
+
+    async def scene(stage: Stage) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await stage.dial(deaf.getsockname()[1], Talk())
+
+    play(scene)
+
+
+def test_a_port_that_is_taken(play: Play) -> None:
+    """Named, with the remedy."""
+
+    async def scene(stage: Stage) -> None:
+        port = await stage.serve()
+        other = Stage(stage.files)
+        with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{port} is in use.*another port"):
+            await other.serve(("127.0.0.1", port))
+        with pytest.raises(ConfigurationError, match="not an address of this computer"):
+            await other.serve(("192.0.2.1", 0))
+
+    play(scene)
+
+
+def test_a_local_address_that_does_not_exist(play: Play) -> None:
+    """At dialling and at moving; after a refused move the connection goes on from where it was."""
+
+    async def scene(stage: Stage) -> None:
+        port, ours = await stage.serve(), Talk()
+        with pytest.raises(ConfigurationError, match=r"192\.0\.2\.1 cannot be used"):
+            await stage.dial(port, Talk(), local_address="192.0.2.1")
+        with pytest.raises(ConfigurationError, match="one is IPv4 and the other IPv6"):
+            await stage.dial(port, Talk(), local_address="::1")
+        link = await stage.dial(port, ours, local_address="127.0.0.9")
+        with pytest.raises(ConfigurationError, match=r"192\.0\.2\.1 cannot be used"):
+            link.migrate("192.0.2.1")
+        ours.say(0)
+        link.flush()
+        await stage.until(lambda: bool(stage.sessions) and stage.sessions[0].total == 1)
+        assert ours.moves == []
+        assert ours.observed.startswith("127.0.0.9:")
+
+    play(scene)
+
+
+def test_certificates_that_are_not_trusted(play: Play, tmp_path: Path) -> None:
+    """Unknown authority, wrong name, expired, another key than the pinned one: each its own words."""
+    other_ca = tmp_path / "other.pem"
+    other_ca.write_bytes(authority(b"B" * 32, "other authority").pem)
+    root = authority()
+
+    async def scene(stage: Stage) -> None:
+        port = await stage.serve()
+
+        async def refused(words: str, **options: Any) -> str:
+            ours = Talk()
+            with pytest.raises(CertificateError, match=words) as caught:
+                await stage.dial(port, ours, **options)
+            assert (ours.channel_binding, ours.ended) == (b"", [])
+            return caught.value.fingerprint
+
+        unknown = "from an authority that is not in"
+        assert await refused(unknown, trust=Trust(ca_file=other_ca)) == root.fingerprint
+        assert await refused("nobody vouches", trust=Trust()) == root.fingerprint
+        assert await refused("not for 'example.org' but for localhost", server_name="example.org") == ""
+        assert await refused("is not the pinned one", trust=Trust(fingerprint="00" * 32)) == ""
+        pinned = Trust(fingerprint=root.fingerprint)
+        assert await refused("not for 'example.org'", server_name="example.org", trust=pinned) == ""
+        await refused("cannot be read", trust=Trust(ca_file=tmp_path / "nothing.pem"))
+        for days, words in (((-90, -50), "expired on 2025-11-12"), ((3000, 4000), "valid only from")):
+            stage.listener.set_certificate(*root.issue(days=days))
+            await refused(words)
+            await refused(words, trust=pinned)
+        # Signed by somebody else, with the pinned authority shown beside it.
+        forged, key = authority(b"B" * 32).issue()
+        leaf = forged.split(b"-----END CERTIFICATE-----\n")[0] + b"-----END CERTIFICATE-----\n"
+        stage.listener.set_certificate(leaf + root.pem, key)
+        await refused("not issued by the pinned authority", trust=pinned)
+
+    play(scene)
+
+
+def test_pins_and_renewed_certificates_are_accepted(play: Play) -> None:
+    """The authority's fingerprint outlives the leaf; a leaf's own fingerprint works too."""
+
+    async def scene(stage: Stage) -> None:
+        port, root = await stage.serve(), authority()
+        await stage.dial(port, Talk(), trust=Trust(fingerprint=root.fingerprint))
+        stage.listener.set_certificate(*root.issue(seed=b"N" * 32))
+        await stage.dial(port, Talk(), trust=Trust(fingerprint=root.fingerprint.upper()))
+        chain, key = root.issue()
+        leaf = chain.split(b"-----END CERTIFICATE-----\n")[0] + b"-----END CERTIFICATE-----\n"
+        stage.listener.set_certificate(leaf, key)
+        with pytest.raises(CertificateError) as caught:
+            await stage.dial(port, Talk(), trust=Trust())
+        assert caught.value.fingerprint != root.fingerprint
+        await stage.dial(port, Talk(), trust=Trust(fingerprint=caught.value.fingerprint))
+        with pytest.raises(ConfigurationError, match="does not belong"):
+            stage.listener.set_certificate(chain, root.issue(seed=b"N" * 32)[1])
+
+    play(scene)
+
+
+def test_garbage_disturbs_nobody(play: Play) -> None:
+    """Random datagrams, and mutated real ones, beside a connection that goes on."""
+
+    async def scene(stage: Stage) -> None:
+        port, ours = await stage.serve(), Talk()
+        link = await stage.dial(port, ours)
+        draw = random.Random(1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for size in range(1, 1400, 7):
+                sender.sendto(draw.randbytes(size), ("127.0.0.1", port))
+                sender.sendto(b"\xc3\0\0\0\x01\x08" + draw.randbytes(1194), ("127.0.0.1", port))
+        ours.say(0)
+        link.flush()
+        await stage.until(lambda: bool(stage.sessions) and stage.sessions[0].total == 1)
+        assert len(stage.sessions) == 1
+
+    play(scene)
+
+
+def test_an_exception_in_one_session_closes_that_connection_only(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged; the peer is told; others do not notice."""
+
+    class Broken(Talk):
+        def receive_data(self, channel: int, data: bytes, end: bool, now: float) -> None:
+            raise ZeroDivisionError
+
+    async def scene(stage: Stage) -> None:
+        port, good, bad = await stage.serve(), Talk(), Talk()
+        link = await stage.dial(port, good)
+        await stage.until(lambda: len(stage.sessions) == 1)
+        stage.make_session = lambda _: stage.sessions.append(Broken()) or stage.sessions[-1]  # type: ignore[func-returns-value]
+        broken = await stage.dial(port, bad)
+        bad.say(0)
+        broken.flush()
+        await stage.until(lambda: bool(bad.ended))
+        good.say(0)
+        link.flush()
+        await stage.until(lambda: stage.sessions[0].total == 1)
+        assert bad.ended == [(ErrorCode.INTERNAL, "internal error")]
+        assert stage.sessions[1].ended == [(ErrorCode.INTERNAL, "internal error")]
+        assert good.ended == []
+
+    with caplog.at_level(logging.ERROR):
+        play(scene)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_server_that_stops_says_so(play: Play) -> None:
+    """Clients learn the reason, not only silence; later packets are answered by the kernel with an error."""
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve(), ours)
+        await stage.until(lambda: len(stage.sessions) == 1)
+        await stage.listener.close()
+        await link.wait_closed()
+        assert ours.ended == [(ErrorCode.GOING_AWAY, "the server stops")]
+        assert not link.is_open
+
+    play(scene)
+
+
+def test_errors_of_the_socket_are_reported(play: Play) -> None:
+    """A server that vanished: the kernel knows it from ICMP, and the link passes it on."""
+
+    async def scene(stage: Stage) -> None:
+        ours, errors = Talk(), []
+        link = await stage.dial(await stage.serve(), ours)
+        await stage.until(lambda: len(stage.sessions) == 1)
+        stage.listener._endpoint.close()  # as if the process had been killed
+        link.on_send_error = lambda error: (errors.append(error), stage.activity())  # type: ignore[func-returns-value]
+        ours.say(0)
+        link.flush()
+        await stage.until(lambda: bool(errors))
+        assert errors[0].errno == 111  # ECONNREFUSED
+        assert link.is_open
+
+    play(scene)
+
+
+def test_a_megabyte_each_way(play: Play) -> None:
+    """Batches, segmentation offload and windows together, on a real socket."""
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve(), ours)
+        ours.say(0, 10_000)
+        link.flush()
+        await stage.until(lambda: bool(stage.sessions) and stage.sessions[0].total == 10_000)
+        stage.sessions[0].say(0, 10_000)
+        stage.listener.links[0].flush()
+        await stage.until(lambda: ours.total == 10_000)
+        assert ours.problems == stage.sessions[0].problems == []
+
+    play(scene)
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
