@@ -15,13 +15,13 @@ from quicmsg.limits import CONVERSATIONS_PER_USER_MAX, DEVICES_PER_USER_MAX, MEM
 from quicmsg.protocol.frames import NAME_PATTERN, Kind
 from quicmsg.store import Append, ChangeMember, CreateGroup, Refusal
 
-_name: Final = re.compile(NAME_PATTERN.removeprefix("^").removesuffix("$"))
+_name: Final = re.compile(NAME_PATTERN)
 
 # ---- names and ids -----------------------------------------------------------------------------
 
 
 def is_name(text: str) -> bool:
-    """Whether a user may be called so. (fullmatch: `$` would let a trailing newline through.)"""
+    """Whether a user may be called so."""
     return _name.fullmatch(text) is not None
 
 

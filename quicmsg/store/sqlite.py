@@ -83,10 +83,10 @@ class SqliteStore:
             self._tables.flush()
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
-            self._abandon()
+            self._broken = True  # closing the connection rolls back
             raise StorageError(f"cannot write {self._path}: {error}") from error
         except BaseException:
-            self._abandon()
+            self._broken = True
             raise
         self._tables.settle()
         return results
@@ -157,11 +157,6 @@ class SqliteStore:
             return self._reader.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"cannot read {self._path}: {error}") from error
-
-    def _abandon(self) -> None:
-        self._broken = True
-        with contextlib.suppress(sqlite3.Error):
-            self._writer.execute("ROLLBACK")
 
     def _load_epoch(self, epoch_source: Callable[[], int]) -> int:
         rows = self._writer.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchall()

@@ -277,6 +277,23 @@ class PositionContract:
         assert (linked.position, linked.read) == (4, 3)
         assert given.open("@bob:bob", "bob", number=2).position == 0
 
+    def test_a_device_linked_in_the_same_batch_starts_there_too(self, given: Given) -> None:
+        """What moved, or was joined, just before it counts."""
+        given.users("ann", "bob")
+        direct = given.direct("ann", "bob")
+        given.store.execute(
+            [
+                MakeCode("link", "bob", "code", 2_000_000_000_000),
+                given.message(direct, "ann", "hi"),
+                MovePosition(direct, "bob", device("bob"), 1, 1),
+                given.create("#team", "ann", "bob"),
+                MovePosition("#team", "bob", device("bob"), 2),
+                given.sign_in("bob", 2, code="code"),
+            ]
+        )
+        positions = [given.open(name, "bob", number=2).position for name in (direct, "#team")]
+        assert positions == [1, 2]
+
 
 class FeedContract:
     """What changed since a cursor."""

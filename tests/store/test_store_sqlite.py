@@ -249,6 +249,7 @@ def test_kept_rows_are_bounded(given: Given, monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(store, SqliteStore)
     assert not store._tables._conversations
     assert not store._tables._positions
+    assert not store._tables._batch_messages
 
 
 # ---- kill -9 -----------------------------------------------------------------------------------

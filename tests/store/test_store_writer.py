@@ -188,6 +188,41 @@ def test_a_failed_read_is_the_end_as_well(loop: Loop) -> None:
     assert (loop.failures, loop.store.batches, results) == ([loop.store.error], [], [])
 
 
+def test_a_failure_of_both_threads_is_one_failure(loop: Loop) -> None:
+    """While a read fails a commit is under way: it is the last one, and the report is made once."""
+    results: list[Result] = []
+    loop.say("under way", results)
+    loop.store.entered.get(timeout=PATIENCE)
+    loop.say("waiting", results)
+    loop.store.error = StorageError("bad disk")
+    loop.writer.read(lambda store: store.head(), results.append)  # type: ignore[arg-type]
+    report = loop.posted.get(timeout=PATIENCE)
+    loop.store.go.release(9)
+    loop.writer.close()
+    report()
+    while not loop.posted.empty():
+        loop.run_one()
+    assert (loop.failures, len(loop.store.batches), results) == ([loop.store.error], 1, [])
+
+
+def test_a_commit_that_waits_while_a_read_fails_is_not_begun(loop: Loop) -> None:
+    """Also when the commit before it came through: that one is stored, and answered."""
+    results: list[Result] = []
+    loop.say("under way", results)
+    loop.store.entered.get(timeout=PATIENCE)
+    loop.say("waiting", results)
+    loop.writer.read(broken_read, results.append)  # type: ignore[arg-type]
+    loop.run_one()
+    loop.store.go.release(9)
+    loop.run_one()
+    loop.writer.close()
+    assert (len(loop.failures), len(loop.store.batches), len(results)) == (1, 1, 1)
+
+
+def broken_read(store: object) -> None:
+    raise StorageError("bad sector")
+
+
 def test_close_finishes_what_is_queued(loop: Loop) -> None:
     """Everything handed in is committed and answered; what comes after that is ignored."""
     results: list[Result] = []
