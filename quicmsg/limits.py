@@ -90,6 +90,8 @@ CONNECT_TIMEOUT: Final = 5.0
 """One attempt, handshake and sign-in included."""
 RECONNECT_MIN: Final = 0.2
 RECONNECT_MAX: Final = 5.0
+RECONNECT_SPREAD: Final = 1.0
+"""After a server said that it goes, or that it was restarted: all its clients hear it at the same moment."""
 RECONNECT_FACTOR: Final = 2.0
 """Back-off with full jitter: 10,000 clients of a restarted server must not come back as one wave."""
 

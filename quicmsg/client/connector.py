@@ -164,11 +164,14 @@ class Connector:
                 self.last_error = error
                 self._set(Connection.DOWN, reason=str(error))
             else:
-                delay = limits.RECONNECT_MIN
                 await self._while_connected(link)
-                if self._ended_code is ErrorCode.REPLACED:
+                delay = limits.RECONNECT_MIN
+                if self._ended_code is ErrorCode.GOING_AWAY:
+                    # A server that stops, or comes back, tells all its clients at the same moment.
+                    delay = limits.RECONNECT_SPREAD
+                elif self._ended_code is ErrorCode.REPLACED:
                     delay = limits.REPLACED_DELAY
-            await self._pause(random.uniform(delay / 2, delay))
+            await self._pause(random.uniform(0, delay))
             delay = min(max(delay, limits.RECONNECT_MIN) * limits.RECONNECT_FACTOR, limits.RECONNECT_MAX)
 
     async def _while_connected(self, link: Link | None) -> None:
@@ -279,6 +282,10 @@ class Connector:
         if session is not self.session:
             return
         self._ended_code = error_code(event.code)
+        if self._race is not None and self._ended_code is not ErrorCode.REPLACED:
+            # Something is known of the server again: a fresh attempt is quicker than one in its back-off.
+            # (If it was replaced, the racing connection has won, and its welcome is on its way.)
+            self._race.cancel()
         self.link = self.session = None
         self.last_error = ConnectError(f"{self._where()}: {text}", code=self._ended_code)
         self._handle(event)

@@ -78,7 +78,6 @@ class Heartbeat:
         self._pending[self._number] = now
         if len(self._pending) > 16:
             del self._pending[next(iter(self._pending))]
-        self._sent_at = now
         return self._number
 
     def due(self) -> float:
@@ -89,6 +88,9 @@ class Heartbeat:
         """What is due now. After PING or SUSPECT the caller sends a ping (`ping`)."""
         if now < self.due():
             return Beat.NOTHING
+        # Only the schedule's own pings move the schedule: further ones (after a move, on a doubt) must not
+        # put off the moment at which the peer counts as gone.
+        self._sent_at = now
         self.misses += 1
         if self.misses > PINGS_MISSED_MAX:
             return Beat.DOWN
