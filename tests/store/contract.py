@@ -524,6 +524,8 @@ class GroupContract:
         assert given.refusal(given.change("#four", "cid", "invite", "ann")) == "LIMIT"
         given.member("#one", "ann", "leave")
         assert isinstance(given.run(opening), Opened)
+        batch = [given.create(name, "bob") for name in ("#five", "#six", "#seven")]
+        assert [isinstance(result, Refusal) for result in given.store.execute(batch)] == [False, True, True]
 
 
 class AccountContract:

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import contract
@@ -128,6 +128,26 @@ def test_a_newer_schema_is_refused_in_words(path: Path, given: Given) -> None:
     connection.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     connection.close()
     with pytest.raises(ConfigurationError, match="written by a newer quicmsg"):
+        open_store(path)
+
+
+def test_a_machine_that_cannot_keep_the_promise_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No WAL (a network file system), or a SQLite that is too old: said at the start, not at a commit."""
+
+    class WithoutWal:
+        def __init__(self, path: Path) -> None:
+            self._connection = schema.connect(path)
+            self.close = self._connection.close
+
+        def execute(self, sql: str, parameters: Sequence[object] = ()) -> schema.Rows:
+            return self._connection.execute(sql.replace("= WAL", "= DELETE"), parameters)
+
+    with pytest.raises(ConfigurationError, match=r"server\.db.*needs a local disk"):
+        SqliteStore(path, epoch_source=lambda: EPOCH, connect=WithoutWal)
+    monkeypatch.setattr(schema, "SQLITE_VERSION_MIN", (99, 0, 0))
+    with pytest.raises(ConfigurationError, match=r"too old; quicmsg needs 99\.0\.0"):
         open_store(path)
 
 
