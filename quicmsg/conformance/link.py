@@ -26,7 +26,7 @@ from quicmsg.errors import CertificateError, ConnectError
 
 ANSWER_TIMEOUT: Final = 8.0
 """How long a server may take to answer: longer than its own timers (5 s), short for who waits."""
-CONNECT_TIMEOUT: Final = 10.0
+CONNECT_TIMEOUT: Final = 5.0
 CERTIFICATE_ALERTS: Final = range(0x100 + 42, 0x100 + 50)
 """QUIC's CRYPTO_ERROR with the TLS alerts bad_certificate (42) to access_denied (49)."""
 

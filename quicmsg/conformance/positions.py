@@ -162,15 +162,18 @@ async def notice(world: World) -> None:
     alice, bob = await world.pair()
     mine = await alice.open(bob.address)
     await mine.store("hello")
-    while (await bob.notice(alice.address))["head"] != 1:
-        pass
+    await bob.notice(alice.address)
     later = await bob.open(alice.address)
     await later.deliver()
     later.channel.write(b"", end=True)
     await later.expect_end()
+    bob.notices.clear()
     await mine.store("again")
-    while (await bob.notice(alice.address))["head"] != 2:
-        pass
+    expect((await bob.notice(alice.address))["head"], 2, "head in the Notice")
+    await _sync(bob, bob.epoch, 0)
+    bob.notices.clear()
+    await mine.store("after a Sync")
+    expect((await bob.notice(alice.address))["head"], 3, "head in the Notice")
 
 
 @check("M32", "Sync tells what changed after the cursor, once each, in order of change")

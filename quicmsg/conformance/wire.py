@@ -115,23 +115,32 @@ def prefixed(body: bytes) -> bytes:
 
 def decode(body: bytes) -> Frame | None:
     """A frame without its prefix; None for a type that this client does not know (M3)."""
+    kind = _type(body)
+    if kind not in _FIELDS:
+        return None
     try:
-        value = msgpack.unpackb(body, raw=False, strict_map_key=True)
+        # Maps, which only elements of a newer version can be, become lists of pairs: their keys need not be
+        # hashable then.
+        value = msgpack.unpackb(body, raw=False, strict_map_key=False, object_pairs_hook=list)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise BadFrameError(f"not msgpack: {error!r}") from error
-    if not isinstance(value, list) or not value or type(value[0]) is not int or value[0] > 0x7F:
-        raise BadFrameError(f"not [type, ...]: {value!r:.80}")
-    if value[0] not in _FIELDS:
-        return None
-    kind = Type(value[0])
     names = _FIELDS[kind]
     if len(value) - 1 < len(names):
-        raise BadFrameError(f"{kind.name} without {list(names)[len(value) - 1]}")
+        raise BadFrameError(f"{Type(kind).name} without {list(names)[len(value) - 1]}")
     fields = dict(zip(names, value[1:], strict=False))
     for name, found in fields.items():
         if not names[name](found):
-            raise BadFrameError(f"{kind.name}.{name} is out of its bounds: {found!r:.80}")
-    return Frame(kind, fields)
+            raise BadFrameError(f"{Type(kind).name}.{name} is out of its bounds: {found!r:.80}")
+    return Frame(Type(kind), fields)
+
+
+def _type(body: bytes) -> int:
+    """The first element, which is one byte; what follows need not be msgpack for a type that is unknown."""
+    head = body[0]
+    at = 1 if 0x91 <= head <= 0x9F else {0xDC: 3, 0xDD: 5}.get(head, len(body))
+    if at >= len(body) or body[at] > 0x7F:
+        raise BadFrameError(f"not [type, ...]: {body[:16].hex()}")
+    return body[at]
 
 
 class Splitter:
