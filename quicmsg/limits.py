@@ -151,9 +151,9 @@ STORE_HOT_ROWS: Final = 50_000
 """Users, devices, conversations, members and positions (each) that the writer keeps as objects: a
 membership test then costs no statement. About 10 MB each when full; then it starts afresh."""
 THREAD_SWITCH_INTERVAL: Final = 0.000_02
-"""After this time a thread of the store gets Python's interpreter lock from a busy event loop. With the
-default of 5 ms a loop that is never idle (it gives the lock up for each sendto, and takes it back before
-anybody woke up) kept commits waiting for seconds: p99 1.0 to 4.6 s, and 0.03 s with this."""
+"""After this time a thread of the store gets Python's interpreter lock from a busy event loop. A loop that
+is never idle gives the lock up for each sendto, and takes it back before anybody woke up: with the default
+of 5 ms it left the writer 0 to 53 appends a second, with this 5,600 to 8,700, for a tenth of its turns."""
 STORE_PAGE_CACHE_SIZE: Final = 64 * 1024 * 1024
 """SQLite's own cache, per connection: the inner pages of the indexes of some ten million messages."""
 STORE_CHECKPOINT_PAGES: Final = 4_000
@@ -221,6 +221,29 @@ NETWORK_SETTLE: Final = 0.05
 SLEEP_NOTICED: Final = 1.0
 """A shorter gap between the clocks may be one that a busy machine made between reading them."""
 
+# ---- line client -------------------------------------------------------------------------------
+CONNECT_PATIENCE: Final = CONNECT_TIMEOUT + 1.0
+"""How long a command waits for its connection: one whole attempt, and the reason why it failed."""
+HEALTH_TIMEOUT: Final = 4.0
+"""A health check has its answer, or none, before the 5 s that container engines are told to wait."""
+READ_SIZE: Final = 64 * 1024
+"""Bytes taken from stdin at once: what a pipe holds."""
+PIPE_LINE_SIZE_MAX: Final = 128 * 1024
+"""One line of `pipe`: a body of BODY_SIZE_MAX with every byte of it written as \\u00XX takes 96 KiB."""
+PIPE_QUEUEING_MAX: Final = 256
+"""Sends of `pipe` on their way to the journal at once: they share its commits (one each: 300 a second)."""
+PIPE_UNANSWERED_MAX: Final = 4_096
+"""Sends of `pipe` without an answer; beyond it no further input is read, so that piping in a large file
+waits for the server instead of filling the outbox."""
+PIPE_REFS_MAX: Final = 65_536
+"""Messages whose `ref` `pipe` remembers; the oldest are forgotten."""
+PIPE_BATCH_MAX: Final = 256
+"""Events that `pipe` writes with one call."""
+CHAT_MESSAGES_MAX: Final = 1_000
+"""Own messages whose text the chat remembers, to show it beside a tick."""
+HISTORY_MAX: Final = 10_000
+"""Messages of one `history` command."""
+
 # ---- relations ---------------------------------------------------------------------------------
 assert PING_INTERVAL_ACTIVE_MAX * (PINGS_MISSED_MAX + 1) < RESEND_INTERVAL * RESENDS_MAX, (
     "a dead link must be found before messages are shown as failed (broken: 18 of 90 failed falsely)"
@@ -235,3 +258,5 @@ assert DELIVER_WINDOW_SIZE <= STREAM_WINDOW
 assert SUBMIT_WINDOW_SIZE <= STREAM_WINDOW < CONNECTION_WINDOW
 assert CONNECT_TIMEOUT < FAILED_AFTER
 assert MEMBERS_MAX * (NAME_SIZE_MAX + 24) < FRAME_SIZE_MAX
+assert CONNECT_PATIENCE < FAILED_AFTER, "who cannot connect is told so, before the message is shown as failed"
+assert PIPE_LINE_SIZE_MAX > 6 * BODY_SIZE_MAX + 1024
