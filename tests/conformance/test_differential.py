@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -61,12 +63,16 @@ BY_FIELD: dict[tuple[str, str], st.SearchStrategy[Any]] = {
 }
 
 
+def fields_of(frame: type[frames.Frame]) -> list[tuple[str, str]]:
+    return list(frame.__annotations__.items())
+
+
 def any_frame() -> st.SearchStrategy[frames.Frame]:
     every = []
     for frame in FRAMES:
         fields = {
             field: BY_FIELD[at] if (at := (frame.__name__, field)) in BY_FIELD else BY_TYPE[kind]
-            for field, kind in frame.__annotations__.items()
+            for field, kind in fields_of(frame)
         }
         every.append(st.builds(frame, **fields))
     return st.one_of(every)
@@ -89,6 +95,75 @@ def ours(data: bytes, *, control: bool) -> frames.Frame | ProtocolError | None:
         return reader.next_frame()
     except ProtocolError as error:
         return error
+
+
+NO_NUMBERS: tuple[Any, ...] = (-1, 1.0, True, None, "1", b"1", [1])
+NO_BYTES: tuple[Any, ...] = ("a" * 16, None, 1, [1])
+NO_TEXT: tuple[Any, ...] = (b"a", None, 1, ["a"])
+NO_NAMES = (*NO_TEXT, "", "-a", "A", "a b", "a\n", "a" * 33, "ä")
+CHANGE_EDGE, MEMBER_EDGE = ["@a", SEQ_MAX, 2**63 - 1], ["a", SEQ_MAX, SEQ_MAX]
+ENTRY_EDGE = [SEQ_MAX, bytes(16), "a", bytes(16), 255, 255, b"", 2**63 - 1]
+EDGES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    "Byte": ((0, 255), (*NO_NUMBERS, 256)),
+    "Number": ((0, 2**63 - 1), (*NO_NUMBERS, 2**63)),
+    "Position": ((0, SEQ_MAX), (*NO_NUMBERS, SEQ_MAX + 1)),
+    "Seq": ((1, SEQ_MAX), (*NO_NUMBERS, 0, SEQ_MAX + 1)),
+    "Code": ((0, 2**30), (*NO_NUMBERS, 2**30 + 1)),
+    "bool": ((True, False), (0, 1, None, "true")),
+    "Name": (("a", "a" * 32, "0._-"), NO_NAMES),
+    "Address": (("@a", "#" + "a" * 32), (*NO_TEXT, "a", "@", "@-", "@A", "@a\n", "#" + "a" * 33)),
+    "Text": (("", "ä" * 256), (*NO_TEXT, "a" * 257)),
+    "Label": (("", "ä" * 64), (*NO_TEXT, "a" * 65)),
+    "ShortText": (("", "ä" * 64), (*NO_TEXT, "a" * 65)),
+    "Features": (([], ["a" * 64] * 32), (["a"] * 33, ["a" * 65], [1], "a", None)),
+    "MessageId": ((bytes(16),), (*NO_BYTES, bytes(15), bytes(17))),
+    "DeviceId": ((bytes(16),), (*NO_BYTES, bytes(15), bytes(17))),
+    "Body": ((b"", bytes(16_384)), (*NO_BYTES, bytes(16_385))),
+}
+FIELD_EDGES: dict[tuple[str, str], tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    ("Authenticate", "public_key"): ((bytes(32),), (*NO_BYTES, bytes(31), bytes(33))),
+    ("Authenticate", "signature"): ((bytes(64),), (*NO_BYTES, bytes(63), bytes(65))),
+    ("SyncPage", "entries"): (
+        ([], [CHANGE_EDGE] * 256, [[*CHANGE_EDGE, "new"]]),
+        ([CHANGE_EDGE] * 257, [CHANGE_EDGE[:2]], [["a", 1, 1]], None),
+    ),
+    ("Create", "members"): (([], ["a"] * 500), (["a"] * 501, [""], None)),
+    ("Opened", "members"): (([], [MEMBER_EDGE] * 500), ([MEMBER_EDGE] * 501, [["a", -1, 0]], None)),
+    ("Receipt", "members"): (([MEMBER_EDGE], [MEMBER_EDGE] * 500), ([], [MEMBER_EDGE] * 501, None)),
+    ("Fetch", "limit"): ((1, 100), (*NO_NUMBERS, 0, 101)),
+    ("Page", "entries"): (
+        ([], [ENTRY_EDGE] * 100),
+        ([ENTRY_EDGE] * 101, [ENTRY_EDGE[:7]], [[0, *ENTRY_EDGE[1:]]], None),
+    ),
+}
+"""By type, or by field where the type has no name: values at the bounds, and values right behind them."""
+
+
+def variations() -> Iterator[tuple[type[frames.Frame], list[Any], bool]]:
+    """Every frame with every field at its edges; True: allowed."""
+    for frame in FRAMES:
+        edges = [FIELD_EDGES.get((frame.__name__, field)) or EDGES[kind] for field, kind in fields_of(frame)]
+        tag = frame.__struct_config__.tag
+        for at, (good, bad) in enumerate(edges):
+            for value in (*good, *bad):
+                others: list[Any] = [first[0][0] for first in edges]
+                others[at] = value
+                yield frame, [tag, *others], any(value is one for one in good)
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["msgspec", "msgpack"])
+def test_every_bound_of_every_field_is_where_the_document_says(second: bool) -> None:
+    """Each implementation takes a field at its bounds, and refuses it right behind them."""
+    count = 0
+    for frame, value, allowed in variations():
+        data = wire.encode(*value)
+        try:
+            found = wire.decode(data[4:]) if second else ours(data, control=frame in frames.CONTROL_FRAMES)
+        except wire.BadFrameError:
+            found = None
+        assert isinstance(found, wire.Frame | frames.Frame) is allowed, f"{frame.__name__} {value!r:.200}"
+        count += 1
+    assert count > 800
 
 
 @given(any_frame())
