@@ -199,6 +199,19 @@ async def in_order(world: World) -> None:
         expect((await session.expect(Type.PONG))["number"], count, "Pong")
 
 
+@check("M40", "an Open with FIN right behind it is answered")
+async def fin_at_once(world: World) -> None:
+    session = await world.session()
+    chat = session.chat()
+    chat.channel.write(encode(Type.OPEN, session.address, 0, 0, 0), end=True)
+    await chat.expect(Type.OPENED)
+    await chat.expect_end()
+    unknown = session.chat()
+    unknown.channel.write(encode(Type.OPEN, "@" + secrets.token_hex(8), 0, 0, 0), end=True)
+    await unknown.expect(Type.REFUSED)
+    await unknown.expect_end()
+
+
 @check("M40", "after FIN the server answers everything before it, and ends its side")
 async def fin(world: World) -> None:
     session = await world.session()

@@ -123,8 +123,9 @@ class ServerChannel(Channel):
         return len(self._submitted) < SUBMIT_WINDOW_MESSAGES and self._submitted_size < SUBMIT_WINDOW_SIZE
 
     def idle(self) -> bool:
-        """Is every Send and Fetch answered?"""
-        return not self._submitted and not self.fetching
+        """Is everything answered: the Open, every Send and Fetch?"""
+        opening = self.conversation and not self.opened
+        return not opening and not self._submitted and not self.fetching
 
     def submit(self, message_id: bytes, size: int) -> None:
         """A Send came in."""

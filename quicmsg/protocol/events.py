@@ -292,7 +292,8 @@ class LinkRequested(Event):
 
 @dataclass(frozen=True, slots=True)
 class ChannelClosed(Event):
-    """A conversation's channel is closed; the device goes on hearing of it by Notice."""
+    """A conversation's channel is closed; the device goes on hearing of it by Notice. Again, without a name,
+    when `opened` comes for a channel that is closed already."""
 
     channel: int
     conversation: str

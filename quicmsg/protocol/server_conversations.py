@@ -52,8 +52,12 @@ class ServerConversations(Session):
     ) -> None:
         """Answer to OpenRequested: the channel is this conversation from now on."""
         found = self._conversation_channel(channel)
-        if found is None or found.opened:
+        if found is None:
+            if self.state is SessionState.UP:
+                # Aborted meanwhile, and reported then: the caller has loaded it since.
+                self._events.append(events.ChannelClosed(channel, ""))
             return
+        assert not found.opened
         found.opened = True
         found.head = max(found.head, head)
         start = found.asked.start(position, oldest, reset=reset)
