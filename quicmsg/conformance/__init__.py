@@ -1,6 +1,6 @@
 """A second implementation of the wire, to hold servers (and the document) to what they promise.
 
-Written from `docs/protocol.md` alone, with the `msgpack` package instead of our codec, and with stock aioquic
+It does what `docs/protocol.md` says, with the `msgpack` package instead of our codec, and with stock aioquic
 instead of our transport: an error that client and server of quicmsg have in common shows up here. So nothing
 but `quicmsg.errors` may be imported, and numbers are repeated, not shared.
 
