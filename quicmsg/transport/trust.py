@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from aioquic import tls
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.utils import CryptographyDeprecationWarning
 
 from quicmsg.errors import CertificateError
 
@@ -69,7 +71,10 @@ class Trust:
                 fingerprint=shown,
             )
         try:
-            x509.load_pem_x509_certificates(self.ca_file.read_bytes())
+            with warnings.catch_warnings():
+                # Some public authority has a serial number of 0: not ours to complain about.
+                warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+                x509.load_pem_x509_certificates(self.ca_file.read_bytes())
         except (OSError, ValueError) as error:
             raise CertificateError(
                 f"the CA file {self.ca_file} cannot be read, or holds no PEM certificate: {error}"
