@@ -135,6 +135,9 @@ ACK_DELAY: Final = 0.02
 """An ACK waits this long for data to ride on: below the 25 ms that we announce as max_ack_delay."""
 ACK_PACKETS_MAX: Final = 10
 """This many packets are acknowledged at once, so that a bulk sender's window grows."""
+KEY_UPDATE_PACKETS: Final = 2**20
+"""The client renews the keys after so many packets: far below the 2^23 that AES-GCM allows (RFC 9001 section
+6.6), and far apart, since aioquic loses a connection that renews twice in one round trip."""
 ADDRESS_STAGGER: Final = 0.25
 """Between attempts at the addresses of a name (RFC 8305): a broken IPv6 costs no more than this."""
 OLD_SOCKET_LINGER: Final = 1.0

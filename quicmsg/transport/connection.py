@@ -33,6 +33,7 @@ from quicmsg.limits import (
     CONNECTION_WINDOW,
     DATAGRAM_SIZE,
     IDLE_TIMEOUT,
+    KEY_UPDATE_PACKETS,
     STREAM_WINDOW,
 )
 from quicmsg.protocol.frames import ALPN
@@ -95,6 +96,7 @@ class Connection(MovingConnection):
         self._trust = trust
         self._exporter: tuple[hashes.HashAlgorithm, bytes] | None = None
         self._unacknowledged = 0
+        self._keys_until = KEY_UPDATE_PACKETS
         self.certificate_error: CertificateError | None = None
         """Client: why the server's certificate was refused, in words."""
         self.reset_received = False
@@ -174,6 +176,14 @@ class Connection(MovingConnection):
             is_next = space.largest_received_packet == before + 1
             if not is_next or self._unacknowledged >= ACK_PACKETS_MAX:
                 space.ack_at = min(space.ack_at, now)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        # aioquic counts no packets per key. One end renews the keys of both directions.
+        packets = self._packet_number + self.packets_received
+        if self._is_client and packets >= self._keys_until and self._handshake_confirmed:
+            self._keys_until = packets + KEY_UPDATE_PACKETS
+            self.request_key_update()
+        return super().datagrams_to_send(now)
 
     # ---- private: overrides of aioquic
 

@@ -186,28 +186,24 @@ def _has_ipv6_loopback() -> bool:
         return True
 
 
-def test_a_name_with_a_dead_first_address_is_reached_at_its_second(play: Play) -> None:
+def test_a_name_with_a_dead_first_address_is_reached_at_its_second(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Attempts are staggered: what does not answer is not waited for."""
+
+    async def both(_host: str, port: int, _local: str | None) -> list[tuple[str, int]]:
+        return [("127.0.0.3", port), ("127.0.0.1", port)]
 
     async def scene(stage: Stage) -> None:
         port = await stage.serve()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
             deaf.bind(("127.0.0.3", port))
-            loop: Any = asyncio.get_running_loop()
-            real = loop.getaddrinfo
-
-            async def both(host: str, port: int, **options: Any) -> Any:
-                return [*await real("127.0.0.3", port, **options), *await real("127.0.0.1", port, **options)]
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(type(loop), "getaddrinfo", lambda _, *a, **k: both(*a, **k), raising=False)
-                ours = Talk()
-                link = await stage.dial(port, ours, "server.example")
+            ours = Talk()
+            link = await stage.dial(port, ours, "server.example")
         assert link.peer_address == f"127.0.0.1:{port}"
         assert ours.ended == []
 
-    if play.__closure__ and any("uvloop" in str(cell.cell_contents) for cell in play.__closure__):
-        pytest.skip("uvloop's loop cannot be patched; the code is the same")
+    monkeypatch.setattr("quicmsg.transport.dialer._resolve", both)
     play(scene)
 
 
@@ -446,3 +442,30 @@ def _free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_a_close_that_was_not_heard_is_said_again(play: Play) -> None:
+    """The server's farewell was lost: the client's next packet is answered with it, not with silence."""
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve(), ours)
+        await stage.until(lambda: len(stage.sessions) == 1)
+        server = stage.listener.links[0]
+        real = server.peer.socket
+
+        class Deaf:
+            def send(self, *_: Any) -> None:
+                server.peer.socket = real
+
+        server.peer.socket = Deaf()  # type: ignore[assignment]
+        stage.sessions[0].closing = (ErrorCode.REPLACED, "elsewhere")
+        server.flush()
+        await stage.until(lambda: stage.sessions[0].ended != [])
+        assert ours.ended == []
+        ours.say(0)
+        link.flush()
+        await stage.until(lambda: ours.ended != [])
+        assert ours.ended == [(ErrorCode.REPLACED, "elsewhere")]
+
+    play(scene)
