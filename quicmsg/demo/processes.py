@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import quicmsg
+from quicmsg.client.identity import state_directory
 from quicmsg.errors import ConnectError
 
 START_TIMEOUT = 20.0
@@ -22,7 +23,7 @@ STOP_TIMEOUT = 8.0
 """After it a process is killed: longer than the server's own drain."""
 _PACKAGE = str(Path(quicmsg.__file__).resolve().parent.parent)
 """So that children find quicmsg also where it is not installed."""
-_READY = re.compile(r"ready on ([^ ,]+).* --ca (\S+)")
+_READY = re.compile(r"ready on ([^ ,]+)")
 
 
 async def until(
@@ -62,7 +63,7 @@ class Process:
     def __init__(self, name: str, command: Sequence[str], directory: Path, inside: Sequence[str]) -> None:
         self.name = name
         self.log_file = directory / f"{name}.log"
-        self._command = [*inside, sys.executable, "-m", *command]
+        self.command = [*inside, sys.executable, "-m", *command]
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self.has_ended = False
@@ -90,7 +91,7 @@ class Process:
         self.has_ended = False
         with self.log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command,
+                *self.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -115,16 +116,21 @@ class Process:
             await self._reader
 
     async def stop(self) -> None:
-        """End it politely, then by force."""
-        if self._process is None:
-            return
+        """End it politely. Raises ConnectError when it has to be killed, or did not end well."""
+        assert self._process is not None
         self.ask_to_end(self._process)
         try:
             async with asyncio.timeout(STOP_TIMEOUT):
                 await self.wait()
+        except TimeoutError as error:
+            raise ConnectError(f"{self.name} did not end within {STOP_TIMEOUT:g} s") from error
         finally:
             self.kill()
             await self._process.wait()
+        if self._process.returncode != 0:
+            raise ConnectError(
+                f"{self.name} ended with status {self._process.returncode}: {self.last_words()}"
+            )
 
     def ask_to_end(self, process: asyncio.subprocess.Process) -> None:
         """The polite way."""
@@ -156,31 +162,41 @@ class ServerProcess(Process):
     """`python -m quicmsg.server` with everything in one directory."""
 
     def __init__(
-        self, directory: Path, *, listen: Sequence[str] = ("127.0.0.1:0",), inside: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        listen: str = "127.0.0.1:0",
+        names: Sequence[str] = (),
+        inside: Sequence[str] = (),
     ) -> None:
         self.data = directory / "server"
-        self._certs = directory / "certs"
-        self._addresses: list[str] = []
-        self.ca = self._certs / "ca.pem"
-        flags = [flag for address in listen for flag in ("--listen", address)]
-        command = ["quicmsg.server", *flags, "--data", str(self.data), "--certs", str(self._certs)]
-        super().__init__("server", command, directory, inside)
+        self.address = ""
+        """HOST:PORT where it listens; after a restart the same."""
+        certs = directory / "certs"
+        self.ca = certs / "ca.pem"
+        flags = ["--data", str(self.data), "--certs", str(certs)]
+        flags += [flag for name in names for flag in ("--name", name)]
+        flags += ["--listen", listen]
+        self._is_ready = False
+        super().__init__("server", ["quicmsg.server", *flags], directory, inside)
 
     @property
-    def address(self) -> str:
-        """HOST:PORT of the first address that it listens at."""
-        return self._addresses[0]
+    def database(self) -> Path:
+        """Its store's file."""
+        return self.data / "quicmsg.db"
 
     async def start(self) -> None:
         """Return when it is ready."""
-        self._addresses = []
+        self.command[-1] = self.address or self.command[-1]
+        self._is_ready = False
         await self.spawn()
-        await self.until(lambda: bool(self._addresses), "it was ready", START_TIMEOUT)
+        await self.until(lambda: self._is_ready, "it was ready", START_TIMEOUT)
 
     def take(self, line: str) -> None:
         """See Process."""
         if found := _READY.search(line):
-            self._addresses.append(found[1])
+            self.address = found[1]
+            self._is_ready = True
 
 
 class PeerProcess(Process):
@@ -212,8 +228,7 @@ class PeerProcess(Process):
     @property
     def journal(self) -> Path:
         """Its journal's file."""
-        host, _, port = self._server.rpartition(":")
-        return self.data / f"{host}_{port}" / self.user / "journal.db"
+        return state_directory(self.data, self._server, self.user) / "journal.db"
 
     async def start(self) -> None:
         """Return when it is connected."""

@@ -117,7 +117,7 @@ class _Story:
 def _report(server: ServerProcess, alice: PeerProcess, bob: PeerProcess, screen: Screen) -> bool:
     """Show what happened; whether it was as promised."""
     account = take_account([alice, bob])
-    problems = account.problems + check_files(account, server.data / "quicmsg.db", [alice, bob])
+    problems = account.problems + check_files(account, server.database, [alice, bob])
     problems += _check_connection(server, alice, bob)
     moved_at = next(event["at"] for event in alice.events if event["event"] == "migrating")
     screen.conversations(account)
