@@ -9,37 +9,54 @@ async with quicmsg.connect("localhost:4433", user="alice", ca="certs/ca.pem") as
 
 from __future__ import annotations
 
-from quicmsg.client import (
-    Client,
-    ClientEvent,
-    Connection,
-    ConnectionChanged,
-    ConversationLost,
-    Events,
-    Lagged,
-    MemberChanged,
-    Message,
-    OutboxMessage,
-    ReceiptChanged,
-    Sent,
-    State,
-    StateChanged,
-    connect,
-)
-from quicmsg.errors import (
-    CertificateError,
-    ConfigurationError,
-    ConnectError,
-    DeliveryError,
-    ErrorCode,
-    OfflineError,
-    ProtocolError,
-    QuicmsgError,
-    RefusedError,
-    SignInError,
-    StorageError,
-)
+import importlib
+from typing import TYPE_CHECKING
+
 from quicmsg.version import __version__
+
+if TYPE_CHECKING:
+    from quicmsg.client import (
+        Client,
+        ClientEvent,
+        Connection,
+        ConnectionChanged,
+        ConversationLost,
+        Events,
+        Lagged,
+        MemberChanged,
+        Message,
+        OutboxMessage,
+        ReceiptChanged,
+        Sent,
+        State,
+        StateChanged,
+        Synced,
+        connect,
+    )
+    from quicmsg.errors import (
+        CertificateError,
+        ConfigurationError,
+        ConnectError,
+        DeliveryError,
+        ErrorCode,
+        OfflineError,
+        ProtocolError,
+        QuicmsgError,
+        RefusedError,
+        SignInError,
+        StorageError,
+    )
+else:
+
+    def __getattr__(name: str) -> object:
+        # Imported when first used: `quicmsg version` and `quicmsg health` must not wait for all of it.
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        where = "errors" if name == "ErrorCode" or name.endswith("Error") else "client"
+        value = getattr(importlib.import_module(f"{__name__}.{where}"), name)
+        globals()[name] = value
+        return value
+
 
 __all__ = [
     "CertificateError",
@@ -67,6 +84,7 @@ __all__ = [
     "State",
     "StateChanged",
     "StorageError",
+    "Synced",
     "__version__",
     "connect",
 ]

@@ -1,11 +1,17 @@
-"""What server and client share of their settings: how an address is written."""
+"""What several programs share of their settings: how an address is written, which CA file is the default."""
 
 from __future__ import annotations
 
+import ipaddress
+from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from quicmsg.errors import ConfigurationError
 from quicmsg.limits import DEFAULT_PORT
+
+DEFAULT_CA_FILE: Final = Path("certs/ca.pem")
+"""Where a server that is started in this directory puts the certificate of its development CA."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -25,3 +31,16 @@ def parse_address(text: str) -> tuple[str, int]:
 def format_address(host: str, port: int) -> str:
     """The same as text; IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def default_ca_file(host: str) -> Path | None:
+    """The CA file to use when none was given: that of a server started in this very directory.
+
+    Only for a server on this computer: for any other host a file that happens to lie in the current
+    directory says nothing, and must not decide whom to trust.
+    """
+    try:
+        is_here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_here = host == "localhost"
+    return DEFAULT_CA_FILE if is_here and DEFAULT_CA_FILE.is_file() else None

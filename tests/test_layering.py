@@ -22,6 +22,7 @@ LAYERS: dict[str, set[str]] = {
     "issuing": {"errors", "limits"},
     "certs": {"issuing", "errors", "limits"},
     "config": {"errors", "limits"},
+    "health": {"transport", "protocol", "config", "errors", "limits"},
     "version": set(),
     "health": {"transport", "protocol", "config", "errors", "limits"},
     "client": {"transport", "protocol", "config", "version", "errors", "limits"},

@@ -82,6 +82,7 @@ class Connector:
         self._changed = changed
         self._active = active
         self._local_address = local_address
+        self._moved = False
         self._loop = asyncio.get_running_loop()
         self._welcomed: dict[ClientSession, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
@@ -129,11 +130,12 @@ class Connector:
     def migrate(self, local_address: str | None) -> None:
         """Go on from another local address. Raises ConfigurationError when it cannot be bound, ConnectError
         when there is no connection (the next one will use the address)."""
-        self._local_address = local_address
+        if self.link is not None:
+            self.link.migrate(local_address)
+            self._rebound_at = self._loop.time()
+        self._local_address, self._moved = local_address, True
         if self.link is None:
             raise ConnectError("not connected; the next connection will use this address")
-        self._rebound_at = self._loop.time()
-        self.link.migrate(local_address)
 
     def race(self) -> None:
         """Let a second connection race the present one."""
@@ -157,7 +159,10 @@ class Connector:
             try:
                 link = await self._connect(early=True)
             except (CertificateError, SignInError, ConfigurationError) as error:
-                self.fatal = error
+                if self._moved and isinstance(error, ConfigurationError):
+                    self._moved, self._local_address = False, None  # it moved there, and the address is gone
+                    continue
+                self.fatal, self._told = error, None  # told, also where "down" was told before
                 self._set(Connection.DOWN, reason=str(error))
                 return
             except QuicmsgError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -40,7 +39,8 @@ from quicmsg.client.values import (
     ReceiptChanged,
     State,
     StateChanged,
-    make_message_id,
+    Synced,
+    fresh_message_id,
 )
 from quicmsg.errors import ErrorCode, QuicmsgError, RefusedError
 from quicmsg.protocol import events
@@ -110,7 +110,7 @@ class Postbox:
     async def queue(self, conversation: str, body: bytes, message_id: bytes | None) -> Sent:
         """Put a message into the outbox, on the disk. Raises RefusedError (CONFLICT, LIMIT)."""
         if message_id is None:
-            message_id = make_message_id(time.time_ns() // 1_000_000, secrets.token_bytes(10))
+            message_id = fresh_message_id()
         else:
             known = await self.journal.read(JournalFile.message, message_id)
             if known is not None and known.state is MessageState.STORED:
@@ -119,16 +119,17 @@ class Postbox:
                         f"the id {message_id.hex()} belongs to another message", code=ErrorCode.CONFLICT
                     )
                 sent = self.tracker.handle(message_id, conversation)
-                sent.change(State.STORED, known.seq, "", None)
+                self._state(message_id, conversation, State.STORED, known.seq)
                 return sent
         sent = self.tracker.handle(message_id, conversation)
         await self.journal.write(
             Queue(message_id, conversation, Kind.TEXT, 0, body, time.time_ns() // 1_000_000)
         )
-        if message_id not in self.mailbox.outbox:
-            now = self._loop.time()
-            self.mailbox.submit(OutboxMessage(message_id, conversation, Kind.TEXT, 0, body, now), now)
-            self._state(message_id, conversation, State.QUEUED)
+        if message_id in self.mailbox.outbox:
+            return await self.resend(message_id)  # it waits here already, perhaps failed or rejected
+        now = self._loop.time()
+        self.mailbox.submit(OutboxMessage(message_id, conversation, Kind.TEXT, 0, body, now), now)
+        self._state(message_id, conversation, State.QUEUED)
         self._touched()
         return sent
 
@@ -239,6 +240,8 @@ class Postbox:
                 self.tracker.emit(ConversationLost(event.conversation, event.text))
             case events.CursorMoved():
                 self._post(Cursor(event.epoch, event.cursor))
+                if event.whole:
+                    self.tracker.emit(Synced())
             case _:
                 raise AssertionError(f"a mailbox reported {event}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import enum
+import secrets
+import time
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -104,6 +106,11 @@ class ConnectionChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Synced:
+    """The server has told everything that changed while this device was away: `conversations()` is whole."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConversationLost:
     """The server has no such conversation for this user (any more)."""
 
@@ -118,7 +125,9 @@ class Lagged:
     missed: int
 
 
-ClientEvent = StateChanged | ReceiptChanged | MemberChanged | ConnectionChanged | ConversationLost | Lagged
+ClientEvent = (
+    StateChanged | ReceiptChanged | MemberChanged | ConnectionChanged | Synced | ConversationLost | Lagged
+)
 
 
 def message_of(conversation: str, entry: Entry, user: str) -> Message:
@@ -143,6 +152,11 @@ def parse_message_id(text: str) -> bytes:
         raise RefusedError(f"{text!r} is not a message id: give 32 hexadecimal digits") from error
     assert len(parsed) == MESSAGE_ID_SIZE
     return parsed
+
+
+def fresh_message_id() -> bytes:
+    """An id for a message of now."""
+    return make_message_id(time.time_ns() // 1_000_000, secrets.token_bytes(10))
 
 
 def make_message_id(time_ms: int, random: bytes) -> bytes:

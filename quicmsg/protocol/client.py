@@ -258,6 +258,6 @@ class ClientSession(ClientConversations):
         self._syncing = False
         for entry in page.entries:
             self._changed(entry)
-        self.mailbox.synced(page.epoch, page.cursor)
+        self.mailbox.synced(page.epoch, page.cursor, whole=not page.more)
         if page.more:
             self._sync()

@@ -124,10 +124,11 @@ class ConversationRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class CursorMoved(Event):
-    """All changes up to the cursor have been reported: write them down, then this."""
+    """All changes up to the cursor have been reported: write them down, then this. `whole`: that is all."""
 
     epoch: int
     cursor: int
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,12 +266,12 @@ class Mailbox:
             events.ConversationChanged(found.name, found.epoch, found.head, found.oldest, not channel_open)
         )
 
-    def synced(self, epoch: int, cursor: int) -> None:
-        """Everything up to the cursor was reported."""
+    def synced(self, epoch: int, cursor: int, *, whole: bool = True) -> None:
+        """Everything up to the cursor was reported; `whole`: that is all."""
         self.epoch = epoch
         self.cursor = cursor
         self.account_head = max(self.account_head, cursor)
-        self._events.append(events.CursorMoved(epoch, cursor))
+        self._events.append(events.CursorMoved(epoch, cursor, whole))
 
     def refused(self, name: str, code: int, text: str, now: float) -> None:
         """The server will not open this conversation: it is not ours, or not any more."""
