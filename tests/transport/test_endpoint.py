@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 import uvloop
-from certificates import Files, authority, write
+from certificates import Authority, Files, authority, write
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from talk import Talk
 
 from quicmsg.errors import CertificateError, ConfigurationError, ConnectError, ErrorCode
 from quicmsg.limits import FAILED_AFTER
+from quicmsg.transport.dialer import _Race
 from quicmsg.transport.quic import Link, Listener, Trust, dial, listen
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -142,6 +146,95 @@ def test_a_client_changes_its_address_in_the_middle(play: Play) -> None:
     play(scene)
 
 
+def test_many_moves_leave_few_connection_ids(play: Play) -> None:
+    """Retired ids are forgotten; there are always spare ones for the next move."""
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve(), ours)
+        await stage.until(lambda: len(stage.sessions) == 1)
+        for number in range(12):
+            link.migrate(f"127.0.0.{number + 2}")
+            ours.say(0)
+            link.flush()
+            await stage.until(lambda number=number: stage.sessions[0].total == number + 1)  # type: ignore[misc]
+        await stage.until(lambda: stage.sessions[0].moves[-1:] == ours.moves[-1:])
+        assert len(stage.listener._endpoint._routes) <= 9
+
+    play(scene)
+
+
+def test_what_is_under_way_to_the_old_address_is_still_read(play: Play) -> None:
+    """The server's last packet before the move, and then the server is gone: it is heard all the same."""
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve(), ours)
+        ours.say(0)
+        link.flush()
+        await stage.until(lambda: bool(stage.sessions) and stage.sessions[0].total == 1)
+        stage.sessions[0].say(0)
+        stage.listener.links[0].flush()
+        stage.listener._endpoint.flush_now()
+        stage.listener._endpoint.close()
+        link.migrate("127.0.0.2")
+        await stage.until(lambda: ours.total == 1)
+
+    play(scene)
+
+
+def test_answers_leave_from_where_the_client_was_last_heard(play: Play) -> None:
+    """A client behind a NAT whose other side changes: its packets arrive at another of our addresses, and
+    answers from the old one would not get through."""
+
+    async def scene(stage: Stage) -> None:
+        port = await stage.serve(("0.0.0.0", 0))
+        with contextlib.closing(Relay(port)) as relay:
+            ours = Talk()
+            link = await stage.dial(relay.port, ours)
+            relay.target = "127.0.0.2"
+            ours.say(0)
+            link.flush()
+            await stage.until(lambda: bool(stage.sessions) and stage.sessions[0].total == 1)
+            stage.sessions[0].say(0)
+            stage.listener.links[0].flush()
+            await stage.until(lambda: ours.total == 1)
+            assert stage.listener.links[0].local_address == f"127.0.0.2:{port}"
+
+    play(scene)
+
+
+class Relay:
+    """A NAT between one client and the server; lets nothing in but from the address it sends to."""
+
+    def __init__(self, server_port: int) -> None:
+        self.target = "127.0.0.1"
+        self._server_port = server_port
+        self._client: tuple[str, int] | None = None
+        self._sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+        self._loop = asyncio.get_running_loop()
+        for one in self._sockets:
+            one.bind(("127.0.0.1", 0))
+            one.setblocking(False)
+        self.port = self._sockets[0].getsockname()[1]
+        self._loop.add_reader(self._sockets[0], self._from_client)
+        self._loop.add_reader(self._sockets[1], self._from_server)
+
+    def close(self) -> None:
+        for one in self._sockets:
+            self._loop.remove_reader(one)
+            one.close()
+
+    def _from_client(self) -> None:
+        data, self._client = self._sockets[0].recvfrom(2048)
+        self._sockets[1].sendto(data, (self.target, self._server_port))
+
+    def _from_server(self) -> None:
+        data, sender = self._sockets[1].recvfrom(2048)
+        if sender[0] == self.target and self._client is not None:
+            self._sockets[0].sendto(data, self._client)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
 def test_a_wildcard_server_answers_from_the_address_that_was_used(play: Play, host: str) -> None:
     """The kernel would choose another source address, and the client would drop the answers."""
@@ -205,6 +298,40 @@ def test_a_name_with_a_dead_first_address_is_reached_at_its_second(
 
     monkeypatch.setattr("quicmsg.transport.dialer._resolve", both)
     play(scene)
+
+
+def test_of_two_addresses_that_both_answer_one_is_used(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session is connected once; the slower attempt is closed."""
+
+    async def both(_host: str, port: int, _local: str | None) -> list[tuple[str, int]]:
+        return [("127.0.0.1", port), ("127.0.0.2", port)]
+
+    async def scene(stage: Stage) -> None:
+        ours = Talk()
+        link = await stage.dial(await stage.serve(("0.0.0.0", 0)), ours, "server.example")
+        ours.say(0)
+        link.flush()
+        await stage.until(lambda: sum(session.total for session in stage.sessions) == 1)
+        await stage.until(lambda: len(stage.listener.links) == 1 and not stage.listener._half_open)
+        assert ours.problems == ours.ended == []
+
+    monkeypatch.setattr("quicmsg.transport.dialer._resolve", both)
+    monkeypatch.setattr("quicmsg.transport.dialer.ADDRESS_STAGGER", 0.0)
+    play(scene)
+
+
+def test_the_first_handshake_to_finish_wins() -> None:
+    """Also when two finish in the same turn of the loop."""
+
+    async def main() -> None:
+        ours: Any = Talk()
+        race = _Race(ours, lambda _: None, "localhost", Trust(), None)
+        first, second = object(), object()
+        assert race._claim(first) is ours  # type: ignore[arg-type]
+        assert race._claim(second) is None  # type: ignore[arg-type]
+        assert race.winner is first
+
+    asyncio.run(main())
 
 
 def test_nothing_listens(play: Play) -> None:
@@ -314,6 +441,11 @@ def test_certificates_that_are_not_trusted(play: Play, tmp_path: Path) -> None:
         leaf = forged.split(b"-----END CERTIFICATE-----\n")[0] + b"-----END CERTIFICATE-----\n"
         stage.listener.set_certificate(leaf + root.pem, key)
         await refused("not issued by the pinned authority", trust=pinned)
+        # Signed by a pinned server certificate, which is no authority.
+        server = x509.load_pem_x509_certificates(root.issue()[0])[0]
+        impostor = Authority(Ed25519PrivateKey.from_private_bytes(b"L" * 32), server)
+        stage.listener.set_certificate(*impostor.issue(seed=b"N" * 32))
+        await refused("not issued by", trust=Trust(fingerprint=impostor.fingerprint))
 
     play(scene)
 
@@ -381,6 +513,7 @@ def test_an_exception_in_one_session_closes_that_connection_only(
         await stage.until(lambda: stage.sessions[0].total == 1)
         assert bad.ended == [(ErrorCode.INTERNAL, "internal error")]
         assert stage.sessions[1].ended == [(ErrorCode.INTERNAL, "internal error")]
+        assert len(stage.listener._endpoint._peers) == len(stage.listener.links) == 1
         assert good.ended == []
 
     with caplog.at_level(logging.ERROR):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -246,3 +247,61 @@ def test_the_same_seed_gives_the_same_packets() -> None:
             return pair.world.hash
 
     assert run() == run()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_mix_of_trouble_ends_well(seed: int) -> None:
+    """Loss, duplicates, reordering, holes, noticed and unnoticed moves: what is said
+    arrives once and in order, and nothing is left over."""
+    mix_of_trouble(seed)
+
+
+def mix_of_trouble(seed: int) -> None:
+    draw = random.Random(seed)
+    with pinned_aioquic(seed):
+        world = World(
+            seed,
+            latency=draw.choice([0.001, 0.02, 0.1]),
+            jitter=draw.choice([0.0, 0.002, 0.03]),
+            loss=draw.choice([0.0, 0.02, 0.15]),
+            duplicate=draw.choice([0.0, 0.1]),
+        )
+        sessions: list[Talk] = []
+        server = world.serve(lambda _: sessions.append(Talk()) or sessions[-1])  # type: ignore[func-returns-value]
+        ours = Talk()
+        client = world.dial(ours)
+        world.run(lambda: len(sessions) == 1)
+        theirs, channels = sessions[0], draw.choice([1, 5, 40])
+        for channel in range(channels):
+            ours.say(channel)
+        for _ in range(60):
+            _trouble(draw, world, client)
+            for _ in range(draw.randrange(20)):
+                ours.say(draw.randrange(channels))
+            for channel in list(theirs.heard):
+                theirs.say(channel, draw.randrange(3))
+            client.flush()
+            server.ends[0].flush()
+            world.run_for(draw.choice([0.0, 0.005, 0.1]))
+        world.network.loss = 0.0
+        world.run_for(PTO_INTERVAL_MAX)
+        ours.say(0)
+        client.flush()
+        world.run(
+            lambda: dict(theirs.heard) == dict(ours._said) and dict(ours.heard) == dict(theirs._said),
+            limit=90,
+        )
+        assert ours.problems == theirs.problems == ours.ended == theirs.ended == []
+        world.run_for(2)
+        assert client.connection.buffered == server.ends[0].connection.buffered == 0
+
+
+def _trouble(draw: random.Random, world: World, client: End) -> None:
+    kind = draw.random()
+    if kind < 0.08:
+        client.migrate(f"10.0.7.{draw.randrange(250)}")
+    elif kind < 0.14:
+        client.rebind(draw.choice([None, f"10.0.8.{draw.randrange(250)}"]))
+    elif kind < 0.2:
+        where = draw.choice([{}, {"sender": SERVER[0]}, {"to": SERVER[0]}])
+        world.network.hole(draw.choice([0.05, 0.5, 3.0]), **where)
