@@ -22,27 +22,20 @@ time. `network.drop` is a predicate (sender, to, data) for surgical loss.
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import hashlib
 import heapq
-import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
-from unittest import mock
 
-import aioquic.quic.connection
-import aioquic.quic.packet
-import aioquic.quic.retry
-import aioquic.tls
-from certificates import EPOCH, authority
+from certificates import authority
+from pinned import pinned_aioquic
+from virtual_network import Address, Network
 
 from quicmsg.errors import ErrorCode
 from quicmsg.limits import TIMER_LATENESS
 from quicmsg.transport import Pumped, address_text
-from quicmsg.transport import admission as admission_module
 from quicmsg.transport.admission import Admission
 from quicmsg.transport.connection import Connection, LinkStats, configuration
 from quicmsg.transport.coupling import Coupling
@@ -50,49 +43,10 @@ from quicmsg.transport.endpoint import addressed_id
 from quicmsg.transport.listener import server_configuration
 from quicmsg.transport.trust import Trust
 
-Address = tuple[str, int]
+__all__ = ["SERVER", "End", "Network", "Server", "World", "client_configuration", "pinned_aioquic"]
+
 SERVER: Address = ("10.0.0.1", 4433)
 EVENTS_AT_ONE_INSTANT_MAX = 20_000
-
-
-class Network:
-    """What happens to datagrams. All times in seconds, all rates from 0 to 1."""
-
-    def __init__(self, world: World, *, latency: float, jitter: float, loss: float, duplicate: float) -> None:
-        self.latency = latency
-        self.jitter = jitter
-        self.loss = loss
-        self.duplicate = duplicate
-        self.drop: Callable[[Address, Address, bytes], bool] | None = None
-        self.sent = self.lost = 0
-        self._world = world
-        self._holes: list[tuple[float, str | None, str | None]] = []
-
-    def hole(self, seconds: float, *, sender: str | None = None, to: str | None = None) -> None:
-        """Let nothing pass from now on for some time; with a host given, only what it sends or gets."""
-        self._holes.append((self._world.now + seconds, sender, to))
-
-    def carry(self, sender: Address, to: Address, data: bytes) -> None:
-        """Deliver, late, twice or not at all."""
-        world, draw = self._world, self._world.random
-        self.sent += 1
-        world.note(sender, to, data)
-        if self._is_lost(sender, to, data):
-            self.lost += 1
-            return
-        for _ in range(2 if draw.random() < self.duplicate else 1):
-            delay = self.latency + (draw.expovariate(1 / self.jitter) if self.jitter else 0.0)
-            world.at(world.now + delay, lambda: world.arrive(sender, to, data))
-
-    def _is_lost(self, sender: Address, to: Address, data: bytes) -> bool:
-        now = self._world.now
-        self._holes = [hole for hole in self._holes if hole[0] > now]
-        for _, from_host, to_host in self._holes:
-            if from_host in (None, sender[0]) and to_host in (None, to[0]):
-                return True
-        if self.drop is not None and self.drop(sender, to, data):
-            return True
-        return self._world.random.random() < self.loss
 
 
 class End:
@@ -435,70 +389,6 @@ class World:
             assert at_one_instant < EVENTS_AT_ONE_INSTANT_MAX, "time stands still"
             self.now = time
             function()
-
-
-# ---- pins
-
-_REAL_KEYS = (aioquic.tls.x25519, aioquic.tls.x448, aioquic.tls.ec)  # one pin may stand inside another
-
-
-@contextlib.contextmanager
-def pinned_aioquic(seed: int = 0) -> Iterator[None]:
-    """Make aioquic and our admission draw from a seeded source, and its clock stand at a fixed date.
-
-    What must be pinned was found by ablation (`facts/reliability-and-security.md` section 3.1). The order of
-    streams within a packet needs no pin: `_Queue.extend` sorts.
-    """
-    draw = random.Random(f"crypto {seed}")
-    system = _Forward(os, urandom=draw.randbytes)
-    x25519, x448, curves = _REAL_KEYS
-    ours = {
-        "x25519": _Forward(
-            x25519, X25519PrivateKey=_KeyMaker(x25519.X25519PrivateKey, lambda: draw.randbytes(32))
-        ),
-        "x448": _Forward(x448, X448PrivateKey=_KeyMaker(x448.X448PrivateKey, lambda: draw.randbytes(56))),
-        "ec": _Forward(
-            curves,
-            generate_private_key=lambda curve: curves.derive_private_key(
-                int.from_bytes(draw.randbytes(31), "big") + 1, curve
-            ),
-        ),
-        "utcnow": lambda: EPOCH + datetime.timedelta(days=300),
-    }
-    with contextlib.ExitStack() as stack:
-        for module in (
-            aioquic.quic.connection,
-            aioquic.quic.packet,
-            aioquic.quic.retry,
-            aioquic.tls,
-            admission_module,
-        ):
-            stack.enter_context(mock.patch.object(module, "os", system))
-        for name, replacement in ours.items():
-            stack.enter_context(mock.patch.object(aioquic.tls, name, replacement))
-        yield
-
-
-class _Forward:
-    """A module with some of its names replaced."""
-
-    def __init__(self, module: Any, **names: Any) -> None:
-        self._module = module
-        self.__dict__.update(names)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-class _KeyMaker:
-    """A private key class whose `generate` is seeded; isinstance still means the real class elsewhere."""
-
-    def __init__(self, real: Any, draw: Callable[[], bytes]) -> None:
-        self._real = real
-        self._draw = draw
-
-    def generate(self) -> Any:
-        return self._real.from_private_bytes(self._draw())
 
 
 def client_configuration() -> Any:

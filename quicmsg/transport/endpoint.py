@@ -89,7 +89,7 @@ class Endpoint:
         self._stranger = stranger
         self._follows_path = follows_path
         self._sockets: set[UdpSocket] = set()
-        self._lingering: set[asyncio.TimerHandle] = set()
+        self._lingering: dict[UdpSocket, asyncio.TimerHandle] = {}
         self._peers: set[Peer] = set()
         self._routes: dict[bytes, Peer] = {}
         self._dirty: dict[Peer, None] = {}
@@ -107,8 +107,12 @@ class Endpoint:
     def remove_socket(self, socket: UdpSocket, *, after: float = 0.0) -> None:
         """Stop reading it, and close it: now, or after some time."""
         if after > 0:
-            self._lingering.add(self._loop.call_later(after, self.remove_socket, socket))
-        elif socket in self._sockets:
+            self._lingering[socket] = self._loop.call_later(after, self.remove_socket, socket)
+            return
+        timer = self._lingering.pop(socket, None)
+        if timer is not None:
+            timer.cancel()
+        if socket in self._sockets:
             self._sockets.discard(socket)
             self._loop.remove_reader(socket.fileno())
             socket.close()
@@ -151,8 +155,6 @@ class Endpoint:
             self.detach(peer)
         for socket in list(self._sockets):
             self.remove_socket(socket)
-        for timer in self._lingering:
-            timer.cancel()
 
     # ---- input
 
@@ -166,11 +168,9 @@ class Endpoint:
     def _receive(self, data: bytes, sender: Address, socket: UdpSocket, local: bytes, now: float) -> None:
         peer = self._routes.get(addressed_id(data))
         if peer is None:
-            peer = self._stranger(data, sender, socket, local)
+            peer = self._ask_about(data, sender, socket, local)
             if peer is None:
                 return
-            if peer.local is None:
-                peer.local = local
         connection = peer.connection
         if connection.has_ended:
             self._repeat_farewell(peer)
@@ -181,10 +181,21 @@ class Endpoint:
         except Exception as error:
             self._fail(peer, error, now)
             return
-        # Only an authentic packet may say where answers leave from.
-        if self._follows_path and connection.packets_received != heard:
+        # Only an authentic packet on the path in use may say where answers leave from.
+        is_authentic = connection.packets_received != heard
+        if self._follows_path and is_authentic and connection.get_peer_address() == sender:
             peer.socket, peer.local = socket, local
         self._dirty[peer] = None
+
+    def _ask_about(self, data: bytes, sender: Address, socket: UdpSocket, local: bytes) -> Peer | None:
+        try:
+            peer = self._stranger(data, sender, socket, local)
+        except Exception:
+            logger.exception("! a stranger's datagram was dropped because of a bug on this side")
+            return None
+        if peer is not None and peer.local is None:
+            peer.local = local
+        return peer
 
     def _repeat_farewell(self, peer: Peer) -> None:
         """The peer did not hear our close: say it again, at growing distance (RFC 9000 section 10.2.1)."""
