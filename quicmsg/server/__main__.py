@@ -41,6 +41,10 @@ STORE = click.option("--store", metavar="URL", help="sqlite:PATH; default: a fil
     "--name", "names", multiple=True, metavar="HOST",
     help="A further name or address by which clients reach this server (goes into the certificate).",
 )  # fmt: skip
+@click.option(
+    "--hint", default="", metavar="TEXT",
+    help="What the ready line says about connecting (in a container: how it looks from outside).",
+)  # fmt: skip
 @click.option("--invite-only", is_flag=True, help="New users need a code from `quicmsg invite`.")
 @click.option("-v", "--verbose", count=True, help="More on stderr; -vv says even more.")
 def serve(
@@ -49,6 +53,7 @@ def serve(
     certs: Path,
     store: str | None,
     names: tuple[str, ...],
+    hint: str,
     invite_only: bool,
     verbose: int,
 ) -> None:
@@ -60,7 +65,7 @@ def serve(
     logging.getLogger("quic").setLevel(logging.WARNING)
     try:
         addresses = tuple(parse_address(text) for text in listen)
-        settings = Settings(addresses, data, certs, store, names, invite_only)
+        settings = Settings(addresses, data, certs, store, names, invite_only, hint)
         status = _run(settings)
     except QuicmsgError as error:
         click.echo(f"quicmsg: {error}", err=True)
@@ -128,7 +133,8 @@ def ready_line(server: Server) -> str:
     near = format_address("localhost" if host in ("0.0.0.0", "::") else host, port)
     ca = server.certificate.ca_file
     trust = f" --ca {ca}" if ca is not None else ""
-    return f"quicmsg ready on {where} - connect: python -m quicmsg.client --server {near}{trust} --user NAME"
+    hint = server.settings.hint or f"python -m quicmsg.client --server {near}{trust} --user NAME"
+    return f"quicmsg ready on {where} - connect: {hint}"
 
 
 if __name__ == "__main__":

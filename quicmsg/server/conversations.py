@@ -56,7 +56,7 @@ class Conversations:
         self._environment = environment
         self._pump = pump
         self._topics = Topics()
-        self._moves: dict[tuple[str, bytes], MovePosition | None] = {}
+        self._moves: dict[tuple[str, bytes, bool], MovePosition | None] = {}
 
     # ---- channels
 
@@ -186,10 +186,10 @@ class Conversations:
 
     def move(self, peer: Peer, event: events.PositionMoved) -> None:
         """Coalesce: while one move of a device in a conversation is on its way to the disk, the next
-        ones only raise a number."""
+        ones only raise a number. Private and public reads are told to different people: each for itself."""
         session = peer.session
         key = key_of(event.conversation, session.user)
-        at = (key, session.device)
+        at = (key, session.device, event.read_public)
         move = MovePosition(key, session.user, session.device, event.received, event.read, event.read_public)
         if at not in self._moves:
             self._submit_move(at, move)
@@ -201,7 +201,7 @@ class Conversations:
             )
         self._moves[at] = move
 
-    def _submit_move(self, at: tuple[str, bytes], move: MovePosition) -> None:
+    def _submit_move(self, at: tuple[str, bytes, bool], move: MovePosition) -> None:
         self._moves[at] = None
         topic = self._topics.use(move.conversation)
 

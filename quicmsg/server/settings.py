@@ -14,7 +14,7 @@ class Settings:
 
     `store`: `sqlite:PATH`, or None for the file in `data`; `names`: host names and addresses, besides
     this computer's own, by which clients reach the server (they go into the certificate);
-    `invite_only`: a new name needs an invite code.
+    `invite_only`: a new name needs an invite code; `hint`: how to connect, for the ready line.
     """
 
     listen: tuple[tuple[str, int], ...]
@@ -23,6 +23,7 @@ class Settings:
     store: str | None = None
     names: tuple[str, ...] = ()
     invite_only: bool = False
+    hint: str = ""
 
     def store_path(self) -> Path:
         """The SQLite file. Raises ConfigurationError for an engine that this version does not have."""

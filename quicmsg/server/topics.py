@@ -29,8 +29,8 @@ class Topic:
         self.recent: deque[LogEntry] = deque()
 
     def after(self, seq: int, limit: int) -> list[LogEntry] | None:
-        """Entries after `seq` from the cache; None: the cache does not reach back that far."""
-        if not self.recent or self.recent[0].seq > seq + 1:
+        """Entries after `seq` from the cache; None: it has not the next one, ask the store."""
+        if not self.recent or not self.recent[0].seq <= seq + 1 <= self.recent[-1].seq:
             return None
         start = seq + 1 - self.recent[0].seq
         return list(islice(self.recent, start, start + limit))
