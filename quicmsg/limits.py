@@ -135,6 +135,9 @@ ACK_DELAY: Final = 0.02
 """An ACK waits this long for data to ride on: below the 25 ms that we announce as max_ack_delay."""
 ACK_PACKETS_MAX: Final = 10
 """This many packets are acknowledged at once, so that a bulk sender's window grows."""
+CHALLENGE_INTERVAL: Final = 0.1
+"""While a client's new address is not validated, a packet to it asks again if the last question is this old:
+six chances before aioquic gives up and goes back to the old address, after 0.6 s."""
 KEY_UPDATE_PACKETS: Final = 2**20
 """The client renews the keys after so many packets: far below the 2^23 that AES-GCM allows (RFC 9001 section
 6.6), and far apart, since aioquic loses a connection that renews twice in one round trip."""

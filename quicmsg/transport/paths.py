@@ -23,7 +23,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, Qu
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery, QuicPacketSpace
 
 from quicmsg.errors import ErrorCode
-from quicmsg.limits import KICK_AFTER_PTO, PATH_CHANGES_PER_MINUTE, PTO_INTERVAL_MAX
+from quicmsg.limits import CHALLENGE_INTERVAL, KICK_AFTER_PTO, PATH_CHANGES_PER_MINUTE, PTO_INTERVAL_MAX
 from quicmsg.transport.guards import GuardedConnection
 
 
@@ -99,6 +99,7 @@ class MovingConnection(GuardedConnection):
         self._known_address: NetworkAddress | None = None
         self._pad_next_ping = False
         self._challenge_answered = False
+        self._challenged_at = -math.inf
         self._switches: deque[float] = deque(maxlen=PATH_CHANGES_PER_MINUTE)
 
     # ---- commands
@@ -178,6 +179,20 @@ class MovingConnection(GuardedConnection):
         super()._on_path_challenge_delivery(delivery, network_path)
         if delivery is QuicDeliveryState.ACKED:
             self._challenge_answered = True
+
+    def _write_application(
+        self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float
+    ) -> None:
+        # A challenge is only found to be lost when later packets are acknowledged. Meanwhile the client may
+        # have got an ACK for all it said, and fall silent, while we give up its address (3 of 2,000 seeds).
+        if not network_path.is_validated and now - self._challenged_at >= CHALLENGE_INTERVAL:
+            network_path.local_challenge_sent = False
+        was_sent = network_path.local_challenge_sent
+        try:
+            super()._write_application(builder, network_path, now)
+        finally:
+            if network_path.local_challenge_sent and not was_sent:
+                self._challenged_at = now
 
     def _repeat_challenge(self) -> None:
         """Ask again when the challenge was acknowledged but its answer is missing.
