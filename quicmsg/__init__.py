@@ -50,6 +50,8 @@ else:
 
     def __getattr__(name: str) -> object:
         # Imported when first used: `quicmsg version` and `quicmsg health` must not wait for all of it.
+        if name in ("client", "errors"):
+            return importlib.import_module(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         where = "errors" if name == "ErrorCode" or name.endswith("Error") else "client"

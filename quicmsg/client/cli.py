@@ -202,12 +202,12 @@ def create(options: Options, group: str, members: tuple[str, ...], is_open: bool
 
 @client.command(cls=ClientCommand)
 @click.argument("group", type=GROUP)
-@click.argument("user", type=USER)
+@click.argument("member", metavar="USER", type=USER)
 @JSON
 @click.pass_obj
-def invite(options: Options, group: str, user: str, as_json: bool) -> int:
+def invite(options: Options, group: str, member: str, as_json: bool) -> int:
     """Add USER to a group that you are in."""
-    return _ask(options, as_json, group, "invited", lambda c: c.invite(group, user))
+    return _ask(options, as_json, group, "invited", lambda c: c.invite(group, member))
 
 
 @client.command(cls=ClientCommand)

@@ -145,14 +145,22 @@ def connection_parameters(*, on_command: bool) -> list[click.Parameter]:
             **attributes,
         )
 
-    file = click.Path(path_type=Path, dir_okay=False)
-    directory = click.Path(path_type=Path, file_okay=False)
+    # What is wrong with a path is found, and said, when it is used.
+    path = click.Path(path_type=Path)
     return [
         option("--server", type=ServerAddress(), help=f"The server; default: localhost:{DEFAULT_PORT}."),
         option("--user", type=USER, help="Your name; default: the login name."),
-        option("--data", type=directory, help="Where keys, outbox and history are kept; default: per login."),
         option(
-            "--ca", type=file, help="The server's ca.pem; default: what was pinned, or certs/ca.pem here."
+            "--data",
+            type=path,
+            metavar="DIR",
+            help="Where keys, outbox and history are kept; default: per login.",
+        ),
+        option(
+            "--ca",
+            type=path,
+            metavar="FILE",
+            help="The server's ca.pem; default: what was pinned, or certs/ca.pem here.",
         ),
         option("--code", metavar="CODE", help="An invite code, or a code from `link`; needed once."),
         option("-v", "--verbose", count=True, help="More on stderr; -vv says even more."),
