@@ -77,6 +77,7 @@ class ClientChannel(Channel):
         self.used_at = now
         self.covered = Covered(conversation.received)
         self.acknowledged = conversation.position
+        self.delivered = 0
         self.read_sent = 0
         self.fetches: set[int] = set()
         self.in_flight: dict[bytes, int] = {}

@@ -196,6 +196,7 @@ class ClientSession(ClientConversations):
                 self.state = SessionState.UP
                 self.observed_address = frame.observed_address
                 self.body_size_max = frame.body_size_max
+                self.mailbox.welcomed(frame.epoch)
                 self._events.append(
                     events.SignedIn(frame.user, frame.device, frame.epoch, frame.observed_address)
                 )

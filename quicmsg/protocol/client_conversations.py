@@ -29,6 +29,7 @@ class ClientConversations(Session):
         self._next_number = 1
         self._early_size = 0
         self._failures: dict[str, tuple[int, float]] = {}
+        self._retiring: dict[str, ClientChannel] = {}
 
     # ---- commands
 
@@ -61,7 +62,7 @@ class ClientConversations(Session):
     # ---- private: opening and closing
 
     def _may_open(self, name: str, now: float) -> bool:
-        if self._failures.get(name, (0, 0.0))[1] not in (0.0, float("inf")):
+        if self._failures.get(name, (0, 0.0))[1] not in (0.0, float("inf")) or name in self._retiring:
             return False
         if self.state is not SessionState.UP and self._early_size >= limits.EARLY_SIZE_MAX:
             return False
@@ -85,8 +86,10 @@ class ClientConversations(Session):
         return channel
 
     def _retire(self, channel: ClientChannel) -> None:
-        """Nothing is going on: end it; positions live in the store, so this costs nothing."""
-        del self._by_name[channel.conversation.name]
+        """Nothing is going on: end it; positions live in the store, so this costs nothing. Until the server
+        has ended it too, it still may bring something, and the conversation is not opened again."""
+        name = channel.conversation.name
+        self._retiring[name] = self._by_name.pop(name)
         self._finish_channel(channel)
 
     def _close_idle(self, now: float) -> None:
@@ -100,8 +103,9 @@ class ClientConversations(Session):
 
     def _use(self, channel: ClientChannel, now: float) -> None:
         """Move to the recently used end of `_by_name`."""
-        if self._by_name.pop(channel.conversation.name, None) is not None:
-            self._by_name[channel.conversation.name] = channel
+        name = channel.conversation.name
+        if self._by_name.get(name) is channel:
+            self._by_name[name] = self._by_name.pop(name)
         channel.used_at = now
 
     def _is_busy(self, channel: ClientChannel) -> bool:
@@ -124,13 +128,23 @@ class ClientConversations(Session):
         for ref in channel.fetches:
             self._events.append(events.RequestFailed(ref, int(code), "the channel was closed"))
         channel.fetches.clear()
-        if self._by_name.get(name) is not channel:
-            return
-        del self._by_name[name]
-        if self.state is not SessionState.CLOSED:
-            # With the whole session gone, the account feed tells what changed; here nobody would.
+        current = self._by_name.get(name) is channel
+        if current:
+            del self._by_name[name]
+        if self._retiring.get(name) is channel:
+            del self._retiring[name]
+            self.mailbox.touched[name] = None
+            if code == ErrorCode.NO_ERROR:
+                self.mailbox.brought_all(name)
+                return
+        if self.state is SessionState.CLOSED:
+            # The account feed tells what changed, except what it has told of already.
+            channel.conversation.stale |= channel.conversation.unsure
+        elif current:
             channel.conversation.stale = True
             self._delay_reopening(name, 0.0, now)
+        else:
+            channel.conversation.stale |= channel.conversation.unsure
 
     def _delay_reopening(self, name: str, delay: float, now: float) -> None:
         failures = self._failures.get(name, (0, 0.0))[0] + 1
@@ -152,7 +166,9 @@ class ClientConversations(Session):
         if not channel.opened:
             return
         position = min(found.position, channel.covered.value)
-        if position > channel.acknowledged and found.owed > found.told:
+        if position > channel.acknowledged and max(found.owed, channel.delivered) > channel.acknowledged:
+            # Also when nobody waits for a receipt (another device of ours was first, or it was our own entry
+            # that came back): it makes room in the window. Entries that were only accepted are no reason.
             channel.acknowledged = position
             self._say(channel, frames.Ack(position))
         if found.read > max(channel.read_sent, found.read_told) and found.read <= channel.covered.value:
@@ -172,9 +188,12 @@ class ClientConversations(Session):
                 channel.opened = True
                 self._failures.pop(name, None)
                 self.mailbox.opened(name, frame)
-                channel.covered.reset(channel.asked.start(frame.position, frame.oldest, reset=frame.reset))
+                start = channel.asked.start(frame.position, frame.oldest, reset=frame.reset)
+                channel.covered.reset(start)
+                channel.acknowledged = start if frame.reset else min(start, channel.asked.position)
             case frames.Deliver():
                 channel.covered.reach(frame.seq)
+                channel.delivered = frame.seq
                 self.mailbox.delivered(name, _entry(frame), now)
             case frames.Accepted():
                 channel.answered(frame.message_id)

@@ -4,6 +4,9 @@ The mailbox outlives connections: a new ClientSession on the same mailbox opens 
 positions and flushes the outbox in order. It is pure; the shell writes down (in the journal) what its
 events say, and calls `processed` only once that is on the disk.
 
+`members` is right as of `members_at`, and after it as far as the log is known (`received`): a tick counts
+only up to there, since somebody may have joined behind it. `unsure`: the account feed has counted a change
+that the open channel was to bring; if the channel is lost, the conversation has to be opened again.
 `owed` and `told`: the position that the server must learn, and the one that it confirmed (by a Receipt with
 our own name), so that a crash between processing and Ack costs nobody a tick; `read`, `read_told` likewise.
 Per conversation: `position` <= `received` <= `head`. Up to `position` everything is processed and in
@@ -41,6 +44,8 @@ class Conversation:
     owed: int = 0
     resync_until: int = 0
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
+    members_at: int = 0
+    unsure: bool = False
     own: set[int] = field(default_factory=set)
     inbox: deque[Entry] = field(default_factory=deque)
     taken: int = 0
@@ -162,8 +167,11 @@ class Mailbox:
     def read(self, conversation: str, position: int, *, public: bool) -> int:
         """The person read up to `position` (not beyond what was processed); returns what now holds."""
         found = self.conversations[conversation]
-        found.read_public = public
-        found.read = max(found.read, min(position, found.position))
+        reached = min(position, found.position)
+        if reached > found.read:
+            # What was read privately does not become public by reading something older publicly.
+            found.read = reached
+            found.read_public = public
         self.touched[conversation] = None
         return found.read
 
@@ -196,6 +204,11 @@ class Mailbox:
         self._events.append(
             events.MessageStored(name, message_id, seq, stored_at_ms, found.position, entry, known)
         )
+        if known and seq <= found.delivered_mark:
+            # It was stored long ago, only the answer comes now: nobody will tell again that others have it.
+            read = seq if seq <= found.read_mark else seq - 1
+            self._events.append(events.PositionsChanged(name, (), False, seq - 1, seq, seq - 1, read))
+        self._move_marks(found)
 
     def rejected(self, name: str, message_id: bytes, code: int, text: str, now: float) -> None:
         """The server refused a message of ours for good."""
@@ -225,7 +238,8 @@ class Mailbox:
             # A new member sees the log from its own entry on, a new device from where the account stands.
             found.position = found.taken = start
             found.received = max(found.received, start)
-        found.stale = False
+        found.stale = found.unsure = False
+        found.members_at = verdict.head
         self.touched[name] = None
         self._events.append(events.ConversationChanged(name, found.epoch, found.head, found.oldest, False))
         self._set_members(found, verdict.members, whole=True)
@@ -249,6 +263,7 @@ class Mailbox:
         found.inbox.append(entry)
         self._arrivals.append(name)
         self._pass_own(found)
+        self._move_marks(found)
         self._events.append(events.EntriesArrived(name))
 
     def receipts(self, name: str, members: Iterable[MemberEntry]) -> None:
@@ -260,11 +275,27 @@ class Mailbox:
         found = self.conversation(entry.conversation)
         found.head = max(found.head, entry.head)
         found.stale = not channel_open
+        found.unsure = channel_open
         self.touched[entry.conversation] = None
         self.account_head = max(self.account_head, entry.change)
+        # After a crash nobody knows what the channel has brought: then it has to be opened again.
         self._events.append(
-            events.ConversationChanged(found.name, found.epoch, found.head, found.oldest, not channel_open)
+            events.ConversationChanged(found.name, found.epoch, found.head, found.oldest, True)
         )
+
+    def brought_all(self, name: str) -> None:
+        """The channel was ended by both sides: it has brought everything that it was to bring."""
+        found = self.conversation(name)
+        if found.unsure:
+            found.unsure = False
+            self._events.append(
+                events.ConversationChanged(name, found.epoch, found.head, found.oldest, found.stale)
+            )
+
+    def welcomed(self, epoch: int) -> None:
+        """A session is signed in; change numbers of another epoch mean nothing any more."""
+        if epoch != self.epoch:
+            self.account_head = 0
 
     def synced(self, epoch: int, cursor: int, *, whole: bool = True) -> None:
         """Everything up to the cursor was reported; `whole`: that is all."""
@@ -276,7 +307,7 @@ class Mailbox:
     def refused(self, name: str, code: int, text: str, now: float) -> None:
         """The server will not open this conversation: it is not ours, or not any more."""
         found = self.conversation(name)
-        found.stale = False
+        found.stale = found.unsure = False
         found.head = found.received
         found.told = found.owed
         found.read_told = found.read
@@ -296,7 +327,7 @@ class Mailbox:
             found.taken = max(found.taken, found.position)
 
     def _note_membership(self, found: Conversation, entry: Entry) -> None:
-        if entry.kind not in (Kind.JOINED, Kind.LEFT):
+        if entry.kind not in (Kind.JOINED, Kind.LEFT) or entry.seq <= found.members_at:
             return
         user = entry.body.decode("utf-8", "replace")
         others = [MemberEntry(name, *at) for name, at in found.members.items() if name != user]
@@ -335,19 +366,24 @@ class Mailbox:
             found.told = max(found.told, own_delivered)
             found.read_told = max(found.read_told, own_read)
             found.read = max(found.read, min(own_read, found.position))
+        gone = bool(whole and before.keys() - found.members.keys())
+        if gone:
+            news = [MemberEntry(user, *at) for user, at in found.members.items()]
+        self._move_marks(found, tuple(news), whole=gone)
+
+    def _move_marks(
+        self, found: Conversation, news: tuple[MemberEntry, ...] = (), *, whole: bool = False
+    ) -> None:
         delivered_from, read_from = found.delivered_mark, found.read_mark
         delivered, read = self._marks(found)
         found.delivered_mark = max(delivered_from, delivered)
         found.read_mark = max(read_from, read)
-        gone = bool(whole and before.keys() - found.members.keys())
-        if gone:
-            news = [MemberEntry(user, *at) for user, at in found.members.items()]
-        if news or gone or found.delivered_mark != delivered_from or found.read_mark != read_from:
+        if news or whole or found.delivered_mark != delivered_from or found.read_mark != read_from:
             self._events.append(
                 events.PositionsChanged(
                     found.name,
-                    tuple(news),
-                    gone,
+                    news,
+                    whole,
                     delivered_from,
                     found.delivered_mark,
                     read_from,
@@ -360,7 +396,8 @@ class Mailbox:
         others = [positions for user, positions in found.members.items() if user != self.user]
         if not others:
             return 0, 0
-        return min(p[0] for p in others), min(p[1] for p in others)
+        known = max(found.received, found.members_at)
+        return min(known, min(p[0] for p in others)), min(known, min(p[1] for p in others))
 
 
 def outbox_row(

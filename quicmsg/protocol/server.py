@@ -177,6 +177,11 @@ class ServerSession(ServerConversations):
         if not isinstance(channel, ServerChannel):
             self._end(ErrorCode.NO_ERROR, "", remote=True, now=now)
         elif channel.idle():
+            self._flush_receipts(channel)
+            if channel.opened and channel.head > channel.covered.value:
+                # It was told of by `advance` while this channel was open: nobody else would say it.
+                self._noticed.discard(channel.conversation)
+                self._notice(channel.conversation, channel.head, self.account_head)
             self._forget(channel)
             self._finish_channel(channel)
 

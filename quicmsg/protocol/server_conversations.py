@@ -121,9 +121,14 @@ class ServerConversations(Session):
         progress = False
         for entry in entries:
             if entry.seq <= found.covered.value:
+                # Accepted here since it was asked for: that counts, there may be more behind it.
+                progress = True
                 continue
             if entry.seq != found.covered.value + 1 or found.room() <= 0:
                 break
+            if entry.kind == frames.Kind.LEFT:
+                # What is known of somebody's positions must not come after the news that they left.
+                self._flush_receipts(found)
             self._write(
                 channel,
                 frames.Deliver(

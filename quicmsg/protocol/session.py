@@ -73,6 +73,8 @@ class Session:
         """Take bytes of a channel; `end`: the peer will send no more on it."""
         if self.state is SessionState.CLOSED:
             return
+        if self.state is SessionState.CONNECTING:
+            raise LocalProtocolError("data before `connected`")
         self._heard(now)
         found = self._channels.get(channel)
         if found is None and channel in self._dead:

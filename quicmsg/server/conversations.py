@@ -11,6 +11,7 @@ transaction; unknown and forbidden get the same answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from quicmsg.errors import ErrorCode
 from quicmsg.limits import RECEIPT_AT_ONCE_MEMBERS
@@ -195,9 +196,10 @@ class Conversations:
             self._submit_move(at, move)
             return
         waiting = self._moves[at]
-        if waiting is not None and waiting.read and not move.read:
-            move = MovePosition(
-                key, session.user, session.device, move.received, waiting.read, waiting.read_public
+        if waiting is not None:
+            # Neither swallows the other: a Read may be behind the Ack before it, and an Ack reads nothing.
+            move = replace(
+                move, received=max(move.received, waiting.received), read=max(move.read, waiting.read)
             )
         self._moves[at] = move
 
@@ -229,6 +231,8 @@ class Conversations:
                 peer.wake()
 
     def _tell_move(self, topic: Topic, user: str, moved: Moved) -> None:
+        if user not in topic.members:
+            return  # it has left since
         topic.members[user] = MemberPosition(user, moved.received, moved.read)
         self._tell_positions(topic, user, own_read=moved.own_read, change=moved.change)
 
