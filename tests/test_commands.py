@@ -11,11 +11,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import certificates
 import click
 import pytest
 
+from quicmsg import health
 from quicmsg.__main__ import program
 from quicmsg.client.cli import client
+from quicmsg.client.cli_options import Options
+from quicmsg.client.identity import Pins
+from quicmsg.config import default_ca_file
+from quicmsg.errors import ConnectError
+from quicmsg.transport.quic import listen
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTED = (ROOT / "docs" / "line-client.md").read_text()
@@ -119,6 +126,21 @@ def test_a_healthy_server_is_healthy_and_nothing_is_left_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_ca_file_that_lies_about_counts_only_for_this_computer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens to be in the current directory must not decide whom to trust elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert default_ca_file("localhost") is None
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "certs" / "ca.pem").touch()
+    assert default_ca_file("localhost") == default_ca_file("127.0.0.2") == Path("certs/ca.pem")
+    assert default_ca_file("example.org") is default_ca_file("192.0.2.1") is None
+    assert Options(server="127.0.0.1:4433", data=tmp_path).ca_file() == Path("certs/ca.pem")
+    Pins(tmp_path).pin("127.0.0.1", 4433, "ab" * 32)
+    assert Options(server="127.0.0.1:4433", data=tmp_path).ca_file() is None, "what was pinned goes first"
+
+
 @pytest.mark.slow
 def test_the_ca_of_a_server_started_here_is_the_default(server: tuple[str, Path]) -> None:
     """certs/ca.pem of the current directory counts for a server on this computer, for health and client."""
@@ -152,6 +174,26 @@ def test_what_is_not_well_is_said_within_five_seconds(server: tuple[str, Path]) 
             assert done.stderr.count("\n") == 1, done.stderr
             if words is cases[0]:
                 assert time.monotonic() - began < 5
+
+
+async def test_a_handshake_without_an_answer_is_not_healthy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may hang behind a kernel and a QUIC stack that still say hello."""
+    files = certificates.write(tmp_path)
+    monkeypatch.setattr(health, "HEALTH_TIMEOUT", 0.5)
+    listener = await listen(
+        [("127.0.0.1", 0)],
+        certificate_file=files.certificate,
+        private_key_file=files.key,
+        make_session=lambda _address: health.Probe(),  # asks, and never answers
+        on_activity=lambda _link: None,
+        reset_key=b"r" * 32,
+        retry_key=b"R" * 32,
+    )
+    with pytest.raises(ConnectError, match="does not answer"):
+        await health.check(f"127.0.0.1:{listener.addresses[0][1]}", files.ca)
+    await listener.close()
 
 
 @pytest.mark.slow

@@ -271,6 +271,20 @@ def test_141_nobody_reads_what_it_says(place: Place) -> None:
     assert [message["text"] for message in heard if "text" in message][-2:] == ["one", "two"]
 
 
+def test_closed_descriptors_do_not_get_mixed_up_with_files(place: Place) -> None:
+    """With stdout closed the journal would get its number, and the answer be written into the journal."""
+    closed = [
+        "/bin/sh",
+        "-c",
+        'exec "$@" <&- >&-',
+        "sh",
+        *place.words("lena", "send", "--to", "@bob", "hello"),
+    ]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, env=environment(), check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lena: hello" in place.run("lena", "history", "@bob").stdout
+
+
 def test_an_unreadable_data_directory_is_one_line(place: Place, tmp_path: Path) -> None:
     """1: a file where the directory should be; the line names it."""
     (tmp_path / "gail").write_text("not a directory")
@@ -293,6 +307,7 @@ def test_what_peers_write_cannot_touch_the_terminal(place: Place) -> None:
     assert place.run("alice", "send", "--to", "@hank", text).returncode == 0
     plain = place.run("hank", "listen", "--count", "1").stdout
     assert plain.endswith(" @alice alice: a\\x1b[31mb\\u202ec\\rd\\nё\n")
+    assert place.run("hank", "listen", "--timeout", "0.5").stdout == "", "the last one was acknowledged, too"
     found = lines(place.run("hank", "history", "@alice", "--json").stdout)[0]
     assert (found["event"], found["text"]) == ("message", text)
     assert datetime.datetime.fromisoformat(found["stored_at"]).tzinfo is not None

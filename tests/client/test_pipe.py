@@ -143,9 +143,12 @@ def mistakes(place: Place) -> Iterator[Talk]:
 
 
 def test_ten_thousand_sends_piped_in_keep_their_order(place: Place) -> None:
-    """No deadlock, although nothing is read before all is written; once each, and in order."""
+    """No deadlock, although nothing is read before all is written; once each, and in order, also where some
+    have an id of their own."""
     count = 10_000
-    given = "".join(json.dumps({"op": "send", "to": "@bulk", "text": str(n)}) + "\n" for n in range(count))
+    ids = [{"id": f"01a1fb1b72f17b7485{n:014x}"} if n % 3 == 1 else {} for n in range(count)]
+    sends = [{"op": "send", "to": "@bulk", "text": str(n)} | ids[n] for n in range(count)]
+    given = "".join(json.dumps(send) + "\n" for send in sends)
     assert place.run("bulk", "whoami").returncode == 0
     with running(place.start("sender", "pipe")) as process:
         assert process.stdin is not None
@@ -222,6 +225,23 @@ def test_what_nobody_reads_is_not_acknowledged(place: Place) -> None:
         process.terminate()
         assert process.wait(PATIENCE) == 143
     assert place.run("lazy", "listen", "--timeout", "1").stdout == "", "all of it was acknowledged"
+
+
+def test_a_pipe_that_is_killed_while_nobody_reads_loses_nothing(place: Place) -> None:
+    """What is in the pipe, and what comes after the restart, is together all of it."""
+    with running(place.start("victim", "pipe")) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["state"] == "up"
+        operation = {"op": "send", "to": "@victim", "text": "x" * 4_000}
+        place.run("killer", "pipe", stdin=(json.dumps(operation) + "\n") * 60)
+        process.kill()
+        rest = process.stdout.read()
+    before = lines(rest[: rest.rindex("\n") + 1])
+    after = lines(place.run("victim", "listen", "--json", "--timeout", "1").stdout)
+    printed = [event["seq"] for event in before if event["event"] == "message"]
+    assert 0 < len(printed) < 60, "it was stuck in the middle"
+    again = [event["seq"] for event in after if event.get("event") == "message"]
+    assert {*printed, *again} == set(range(1, 61))
 
 
 def test_the_session_in_the_document_happens_as_shown(place: Place) -> None:
