@@ -187,6 +187,8 @@ class MovingConnection(GuardedConnection):
         # have got an ACK for all it said, and fall silent, while we give up its address (3 of 2,000 seeds).
         if not network_path.is_validated and now - self._challenged_at >= CHALLENGE_INTERVAL:
             network_path.local_challenge_sent = False
+            # Like any probe it may exceed the congestion window, which is full of what got lost.
+            builder.max_flight_bytes = max(builder.max_flight_bytes or 0, self._max_datagram_size)
         was_sent = network_path.local_challenge_sent
         try:
             super()._write_application(builder, network_path, now)
