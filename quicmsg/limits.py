@@ -211,6 +211,12 @@ SLEEP_CHECK_INTERVAL: Final = 2.0
 REBIND_INTERVAL: Final = 1.0
 """At most one move of the socket in this time when errors or route changes ask for it: each costs one of
 the seven spare connection ids until the server has answered."""
+SILENCE_DOUBTED: Final = 0.25
+"""While something is unanswered, this much silence makes a notice of the network a reason to move: more than
+losses cause on most paths, and less than a person notices."""
+RACE_HANDICAP: Final = 0.5
+"""When the network is back, a racing connection waits this long: the first one has just gone on from a new
+socket, and keeping it is cheaper for both sides."""
 REPLACED_DELAY: Final = 10.0
 """Another process signed in as this very device: do not fight with it."""
 INBOX_MAX: Final = 4096
@@ -222,8 +228,9 @@ REOPEN_DELAY: Final = 0.5
 REOPEN_DELAY_MAX: Final = 30.0
 NETWORK_POLL_INTERVAL: Final = 2.0
 """Watching addresses and routes where there is no netlink."""
-NETWORK_SETTLE: Final = 0.05
-"""Address and route changes come in bursts; act once."""
+NETWORK_SETTLE: Final = 0.01
+"""Address and route changes come in bursts of about a millisecond; act once, and soon: this is part of the
+stall of every move that the kernel tells of."""
 SLEEP_NOTICED: Final = 1.0
 """A shorter gap between the clocks may be one that a busy machine made between reading them."""
 

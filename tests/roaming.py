@@ -59,9 +59,9 @@ class Chat:
         groups = self._names[self.alice][1:]
         for number, group in enumerate(groups):
             self.alice.tell("create", conversation=group, members=["bob"])
-            # A session asks for REQUESTS_MAX things at once, at most.
+            # A client asks for fewer than REQUESTS_MAX things at once.
             await self.wait(
-                lambda asked=number + 1: asked - self.alice.counts["done"] < REQUESTS_MAX,  # type: ignore[misc]
+                lambda asked=number + 1: asked - self.alice.counts["done"] < REQUESTS_MAX - 1,  # type: ignore[misc]
                 "groups were made",
             )
         await self.wait(lambda: self.alice.counts["done"] == len(groups), "the groups were made")
@@ -74,6 +74,20 @@ class Chat:
             for sender in senders or self.peers:
                 names = self._names[sender]
                 self._say(sender, names[number % len(names)])
+
+    async def fill(self, count: int) -> None:
+        """Keep sending until so many messages of each side are under way at once."""
+
+        def is_full() -> bool:
+            full = True
+            for sender, receiver in ((self.alice, self.bob), (self.bob, self.alice)):
+                arrived = self.arrived(receiver)
+                if len(sender.told) - arrived < 2 * count:
+                    self.burst(100, sender)
+                full = full and sender.counts["queued"] - arrived > 1.25 * count
+            return full
+
+        await self.wait(is_full, f"{count} messages each way were under way")
 
     @contextlib.asynccontextmanager
     async def talking(self, interval: float, *senders: PeerProcess) -> AsyncIterator[None]:

@@ -19,7 +19,7 @@ import certifi
 
 from quicmsg import limits
 from quicmsg.client.identity import Pins
-from quicmsg.client.network import NetworkWatcher, SleepDetector, current_source_address, read_clocks
+from quicmsg.client.roamer import Roamer
 from quicmsg.client.values import Connection, ConnectionChanged
 from quicmsg.errors import (
     CertificateError,
@@ -81,17 +81,15 @@ class Connector:
         self._handle = handle
         self._changed = changed
         self._active = active
-        self._local_address = local_address
         self._moved = False
         self._loop = asyncio.get_running_loop()
         self._welcomed: dict[ClientSession, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
         self._race: asyncio.Task[None] | None = None
+        self._racing: ClientSession | None = None
+        self._race_until_heard = False
         self._runner: asyncio.Task[None] | None = None
-        self._watcher = NetworkWatcher(self._network_changed)
-        self._sleep = SleepDetector(read_clocks())
-        self._sleep_timer: asyncio.TimerHandle | None = None
-        self._rebound_at = float("-inf")
+        self._roamer = Roamer(self._current, self._network_changed, local_address)
         self._ended_code = ErrorCode.NO_ERROR
         self._closing = False
 
@@ -100,15 +98,12 @@ class Connector:
     def start(self) -> None:
         """Begin to connect, and stay connected until `close`."""
         self._runner = self._loop.create_task(self._run())
-        self._watcher.start()
-        self._sleep_timer = self._loop.call_later(limits.SLEEP_CHECK_INTERVAL, self._check_sleep)
+        self._roamer.start()
 
     async def close(self) -> None:
         """Say goodbye and end everything; what was given to the link still goes out, within a bound."""
         self._closing = True
-        self._watcher.close()
-        if self._sleep_timer is not None:
-            self._sleep_timer.cancel()
+        self._roamer.close()
         for task in (self._race, self._runner):
             if task is not None:
                 task.cancel()
@@ -132,8 +127,8 @@ class Connector:
         when there is no connection (the next one will use the address)."""
         if self.link is not None:
             self.link.migrate(local_address)
-            self._rebound_at = self._loop.time()
-        self._local_address, self._moved = local_address, True
+            self._roamer.moved_by_hand(self.link)
+        self._roamer.local_address, self._moved = local_address, True
         if self.link is None:
             raise ConnectError("not connected; the next connection will use this address")
 
@@ -147,10 +142,6 @@ class Connector:
             self._on_activity(self.link)
             self.link.flush()
 
-    def reconnect_now(self) -> None:
-        """Do not wait for the back-off."""
-        self._wake.set()
-
     # ---- private: the reconnecting task
 
     async def _run(self) -> None:
@@ -160,7 +151,10 @@ class Connector:
                 link = await self._connect(early=True)
             except (CertificateError, SignInError, ConfigurationError) as error:
                 if self._moved and isinstance(error, ConfigurationError):
-                    self._moved, self._local_address = False, None  # it moved there, and the address is gone
+                    self._moved, self._roamer.local_address = (
+                        False,
+                        None,
+                    )  # it moved there, and the address is gone
                     continue
                 self.fatal, self._told = error, None  # told, also where "down" was told before
                 self._set(Connection.DOWN, reason=str(error))
@@ -197,6 +191,7 @@ class Connector:
         session = self._make_session(early)
         welcomed: asyncio.Future[None] = self._loop.create_future()
         self._welcomed[session] = welcomed
+        self._racing = None if early else session
         link: Link | None = None
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT * 2):
@@ -239,7 +234,7 @@ class Connector:
             trust=trust,
             session=session,
             on_activity=self._on_activity,
-            local_address=self._local_address,
+            local_address=self._roamer.local_address,
             timeout=limits.CONNECT_TIMEOUT,
         )
 
@@ -258,12 +253,14 @@ class Connector:
                     self._ended(link, session, event)
                 case _ if session is self.session:
                     self._about_link(link, event)
+        if session is self.session and not session.heartbeat.misses:
+            self._call_off_race()
         self._active()
 
     def _take_over(self, link: Link, session: ClientSession, event: events.SignedIn) -> None:
         old_link, old_session = self.link, self.session
         self.link, self.session = link, session
-        link.on_send_error = self._send_failed
+        self._roamer.connected(link)
         now = self._loop.time()
         if old_session is not None and old_session is not session:
             old_session.close(ErrorCode.REPLACED, "a newer connection took over", now=now)
@@ -287,10 +284,14 @@ class Connector:
         if session is not self.session:
             return
         self._ended_code = error_code(event.code)
-        if self._race is not None and self._ended_code is not ErrorCode.REPLACED:
-            # Something is known of the server again: a fresh attempt is quicker than one in its back-off.
-            # (If it was replaced, the racing connection has won, and its welcome is on its way.)
-            self._race.cancel()
+        if self._race is not None and not self._race.done():
+            if self._ended_code is ErrorCode.REPLACED:
+                # By our own second connection, whose welcome is on its way. Should that get lost, there is
+                # nobody to make room for.
+                self._ended_code = ErrorCode.NO_ERROR
+            else:
+                # Something is known of the server again: a fresh attempt is quicker than one in its back-off.
+                self._race.cancel()
         self.link = self.session = None
         self.last_error = ConnectError(f"{self._where()}: {text}", code=self._ended_code)
         self._handle(event)
@@ -307,14 +308,12 @@ class Connector:
                     )
                 )
             case events.PathSuspect():
-                self._rebind("no answer")
+                self._roamer.move("no answer")
             case events.RaceWanted():
                 self._start_race()
             case events.LinkSilent():
                 self._set(Connection.DOWN, link=link, reason="nothing is heard of the server")
             case events.LinkHeard():
-                if self._race is not None:
-                    self._race.cancel()
                 self._set(Connection.UP, link=link)
             case events.GoingAway():
                 logger.info("= the server goes away")
@@ -337,11 +336,13 @@ class Connector:
     def _start_race(self) -> None:
         if self._closing or (self._race is not None and not self._race.done()):
             return
+        # When it is about silence, the first word of the server ends it; else only its own result does.
+        self._race_until_heard = self.session is not None and self.session.heartbeat.misses > 0
         self._race = self._loop.create_task(self._run_race())
 
     async def _run_race(self) -> None:
-        """A second connection beside the first. It wins by being welcomed; it is called off (cancelled)
-        when the first is heard again."""
+        """A second connection beside the first. It wins by being welcomed; it is called off when the first is
+        heard again."""
         logger.info("= racing a second connection to %s", self._where())
         delay = limits.RECONNECT_MIN
         while True:
@@ -356,45 +357,25 @@ class Connector:
             await self._pause(random.uniform(delay / 2, delay))
             delay = min(delay * limits.RECONNECT_FACTOR, limits.RECONNECT_MAX)
 
-    def _rebind(self, why: str) -> None:
-        now = self._loop.time()
-        if self.link is None or now - self._rebound_at < limits.REBIND_INTERVAL:
+    def _call_off_race(self) -> None:
+        """The first connection lives: the second is not needed. Unless that has asked to sign in: then the
+        server may have ended the first already, and the second must win."""
+        if self._race is None or self._race.done() or not self._race_until_heard:
             return
-        self._rebound_at = now
-        logger.info("= rebinding the socket: %s", why)
-        for address in dict.fromkeys((self._local_address, None)):
-            try:
-                self.link.migrate(address)
-            except ConfigurationError as error:
-                logger.info("= %s", error)
-            else:
-                return
+        if self._racing is None or self._racing.state is SessionState.CONNECTING:
+            self._race.cancel()
 
-    def _network_changed(self, subject: str) -> None:
-        self.reconnect_now()
-        link, session = self.link, self.session
-        if link is None or session is None:
-            return
-        source = current_source_address(self._target.host, self._target.port)
-        moved = source is not None and not link.local_address.startswith((f"{source}:", f"[{source}]:"))
-        # The same address again (a cable pulled and put back) is worth a move only if it cost something.
-        waiting = bool(session.mailbox.outbox.conversations()) or session.heartbeat.misses > 0
-        if (moved and self._local_address is None) or (source is not None and waiting):
-            self._rebind(f"the network changed ({subject})")
+    def _current(self) -> tuple[Link, ClientSession] | None:
+        if self.link is None or self.session is None:
+            return None
+        return self.link, self.session
 
-    def _send_failed(self, error: OSError) -> None:
-        self._rebind(f"cannot send: {error.strerror or error}")
-
-    def _check_sleep(self) -> None:
-        self._sleep_timer = self._loop.call_later(limits.SLEEP_CHECK_INTERVAL, self._check_sleep)
-        asleep = self._sleep.check(read_clocks())
-        if not asleep:
-            return
-        logger.info("= this computer slept for %.0f s", asleep)
-        self.reconnect_now()
-        if self.session is not None and self.session.state is SessionState.UP:
-            self.session.mailbox.outbox.restart_clocks(self._loop.time())
-            self._rebind("this computer slept")
+    def _network_changed(self) -> None:
+        if self.session is None:
+            self._wake.set()
+        elif self._race is not None and not self._race.done():
+            # The first connection has just gone on from a new socket: give it the time to answer.
+            self._loop.call_later(limits.RACE_HANDICAP, self._wake.set)
 
     def _where(self) -> str:
         return f"{self._target.host}:{self._target.port}"

@@ -39,7 +39,9 @@ class Requests:
     async def request(self, make: Callable[[int], Request]) -> str:
         """Ask on channel 0; returns the answer's text. Raises RefusedError, or ConnectError when nothing
         answered in time (it may have been done: asking again is safe)."""
-        if len(self._requests) >= limits.REQUESTS_MAX:
+        # The server counts the session's own Sync as well, and closes the connection of who asks for more:
+        # the same requests would be asked again on the next one, and end that.
+        if len(self._requests) >= limits.REQUESTS_MAX - 1:
             raise RefusedError("too many requests at once: wait for an answer", code=ErrorCode.LIMIT)
         ref = secrets.randbits(62)
         request = make(ref)
