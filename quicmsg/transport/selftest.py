@@ -36,7 +36,6 @@ _OVERRIDDEN = (
     "_handle_stream_frame",
     "_initialize",
     "_on_max_stream_data_delivery",
-    "_on_path_challenge_delivery",
     "_payload_received",
     "_replenish_connection_ids",
     "_unblock_streams",

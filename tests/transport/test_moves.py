@@ -120,6 +120,20 @@ def _assert_live_again(pair: Pair, back: float, bound: float) -> None:
     pair.assert_clean()
 
 
+def test_loss_right_after_a_hole_does_not_meet_a_timer_grown_in_the_hole() -> None:
+    """What is resent at the end of a long hole is lost too: the next try comes soon, not seconds later."""
+    pair = connect(5)
+    pair.chat(5, 5.2, both=False)
+    pair.world.run_for(0.5)
+    pair.world.network.hole(5)
+    pair.world.run_for(5.001)
+    pair.ours.say(0)
+    pair.client.flush()
+    pair.world.network.hole(0.05, sender=SERVER[0])
+    heard = pair.ours.total
+    pair.world.run(lambda: pair.ours.total > heard, limit=0.5)
+
+
 def test_a_silent_client_is_found_at_its_new_address_when_it_speaks() -> None:
     """Only the server talks; the moved client's first padded packet lets it go on at full speed."""
     pair = connect(10)
@@ -200,6 +214,13 @@ def test_a_new_port_keeps_what_is_known_of_the_path_and_a_new_address_does_not()
     pair.client.flush()
     pair.world.run(lambda: len(pair.theirs.moves) == 2)
     assert pair.server.stats().congestion_window < window
+    pair.ours.say(0, 2000)
+    pair.client.flush()
+    pair.world.run(lambda: pair.theirs.heard[0] == 2003)
+    assert pair.client.stats().congestion_window > 20_000
+    pair.client.migrate("10.0.7.8")
+    assert pair.client.stats().congestion_window == 10 * 1200
+    assert pair.client.stats().rtt_s == 0
 
 
 def test_each_move_uses_a_connection_id_of_its_own() -> None:
