@@ -217,9 +217,10 @@ class PeerProcess(Process):
         self.events: list[dict[str, Any]] = []
         """Every line that it told, in order."""
         self.counts: Counter[str] = Counter()
-        """How many of each event; states as "state stored"."""
+        """How many of each event; "state stored": how many messages were in that state at some time."""
         self.told: list[tuple[str, str]] = []
         """Conversation and text of everything that it was told to send, in order."""
+        self._seen: set[tuple[str, str]] = set()
         self._server = server
         command = ["quicmsg.demo.peer", "--server", server, "--user", user, "--data", str(self.data)]
         flags = ["--foreground"] if foreground else []
@@ -254,4 +255,10 @@ class PeerProcess(Process):
         event = json.loads(line)
         self.events.append(event)
         kind = event["event"]
-        self.counts[f"{kind} {event['state']}" if kind in ("state", "connection") else kind] += 1
+        if kind == "state":
+            # A client that was away may be told the same state by two receipts.
+            key = (event["message_id"], event["state"])
+            self.counts[f"state {event['state']}"] += key not in self._seen
+            self._seen.add(key)
+        else:
+            self.counts[f"connection {event['state']}" if kind == "connection" else kind] += 1

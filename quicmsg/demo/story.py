@@ -11,13 +11,16 @@ from pathlib import Path
 from quicmsg.demo.account import Account, check_files, take_account
 from quicmsg.demo.processes import PeerProcess, ServerProcess, until
 from quicmsg.demo.screen import Screen
+from quicmsg.errors import ConnectError
 
 GROUPS = ("#music", "#plans", "#trip", "#work")
 BURST = 4
 """Messages in each conversation and direction that are handed over at once, with the move among them."""
 STEP_TIMEOUT = 15.0
 """A message is shown as failed after 12 s: what takes longer is a failure of the demo."""
-NEW_ADDRESS = "127.0.0.2"
+NEW_ADDRESSES = ("127.0.0.2", "127.0.0.3")
+MOVES_MAX = 6
+"""On a busy computer a burst may be through, or not begun, when the move comes: then it is done again."""
 WINDOW = 1.0
 """After the move: where a wait counts as its doing, in seconds."""
 
@@ -62,20 +65,17 @@ class _Story:
             alice.tell("create", conversation=group, members=["bob"])
         await alice.until(lambda: alice.counts["done"] == len(GROUPS), "the groups were made", STEP_TIMEOUT)
         screen.progress(f"alice made {len(GROUPS)} groups with bob; both say hello in all five conversations")
-        await self._say(1)
+        self._say(1)
         await self._everything_delivered()
-        screen.progress(f"both send {BURST} messages in each conversation at once ...")
-        before = self._arrived()
-        await self._say(BURST)
-        await self._wait(lambda: self._arrived() > before, "the first of them arrived")
-        address = NEW_ADDRESS if _is_ours(NEW_ADDRESS) else "127.0.0.1"
-        note = "" if address == NEW_ADDRESS else " (this system has no 127.0.0.2: only the port changes)"
-        screen.progress(f"... and in the middle alice moves from 127.0.0.1 to {address}, new port{note}")
-        alice.tell("migrate", address=address)
-        await self._wait(lambda: bool(alice.counts["connection moved"]), "the server saw alice's new address")
-        await self._everything_delivered()
+        for number in range(MOVES_MAX):
+            await self._move(NEW_ADDRESSES[number % len(NEW_ADDRESSES)])
+            if self._was_everywhere_in_flight():
+                break
+            screen.progress("not every conversation had a message under way at that moment: once more")
+        else:
+            raise ConnectError("this computer is too busy to catch messages under way in each conversation")
         screen.progress("everything is delivered; both go on for a while at the new address")
-        await self._say(2)
+        self._say(2)
         await self._everything_delivered()
         screen.progress("both read")
         for peer in (alice, self._bob):
@@ -86,7 +86,30 @@ class _Story:
 
     # ---- private
 
-    async def _say(self, count: int) -> None:
+    async def _move(self, address: str) -> None:
+        """Talk, and let alice move in the middle of it."""
+        screen, alice = self._screen, self._alice
+        screen.progress("both send several messages in each conversation at once ...")
+        before, moves = self._arrived(), alice.counts["connection moved"]
+        self._say(BURST)
+        await self._wait(lambda: self._arrived() > before, "the first of them arrived")
+        note = ""
+        if not _is_ours(address):
+            address, note = "127.0.0.1", f" (this system has no {address}: only the port changes)"
+        screen.progress(f"... and in the middle alice moves to {address}, new port{note}")
+        alice.tell("migrate", address=address)
+        await self._wait(
+            lambda: alice.counts["connection moved"] > moves, "the server saw alice's new address"
+        )
+        await self._everything_delivered()
+
+    def _was_everywhere_in_flight(self) -> bool:
+        """Whether each conversation had a message under way in each direction when alice last moved."""
+        account = take_account(list(self._names))
+        flight = account.in_flight_at(moved_at(self._alice))
+        return len({(life.conversation, life.sender) for life in flight}) == 2 * (len(GROUPS) + 1)
+
+    def _say(self, count: int) -> None:
         for _ in range(count):
             for peer, conversations in self._names.items():
                 for conversation in conversations:
@@ -119,25 +142,26 @@ def _report(server: ServerProcess, alice: PeerProcess, bob: PeerProcess, screen:
     account = take_account([alice, bob])
     problems = account.problems + check_files(account, server.database, [alice, bob])
     problems += _check_connection(server, alice, bob)
-    moved_at = next(event["at"] for event in alice.events if event["event"] == "migrating")
+    moment = moved_at(alice)
     screen.conversations(account)
-    screen.in_flight(account.in_flight_at(moved_at), moved_at)
+    screen.in_flight(account.in_flight_at(moment), moment)
     screen.line()
-    for text in _the_move(server, alice, account, moved_at):
+    for text in _the_move(server, alice, account, moment):
         screen.line(text)
     screen.verdict(account, len(account.lives), problems)
     return account.is_clean and not problems
 
 
-def _the_move(server: ServerProcess, alice: PeerProcess, account: Account, moved_at: float) -> Iterator[str]:
-    moved = next(event for event in alice.events if event.get("state") == "moved")
-    before = next(event for event in alice.events if event["event"] == "ready")["observed_address"]
-    yield f"The move: {before} -> {moved['observed_address']}, on the same connection."
+def _the_move(server: ServerProcess, alice: PeerProcess, account: Account, moment: float) -> Iterator[str]:
+    known = [event for event in alice.events if event.get("observed_address")]
+    moved = next(event for event in known if event.get("state") == "moved" and event["at"] > moment)
+    before = [event for event in known if event["at"] < moment][-1]
+    yield f"The move: {before['observed_address']} -> {moved['observed_address']}, on the same connection."
     yield (
         f"Alice's client heard nothing for {moved['stall_ms']:.1f} ms; "
-        f"the server confirmed the new address after {(moved['at'] - moved_at) * 1000:.1f} ms."
+        f"the server confirmed the new address after {(moved['at'] - moment) * 1000:.1f} ms."
     )
-    waits = [account.longest_wait(user, moved_at, moved_at + WINDOW) * 1000 for user in ("bob", "alice")]
+    waits = [account.longest_wait(user, moment, moment + WINDOW) * 1000 for user in ("bob", "alice")]
     yield (
         f"Longest wait for the next message while some were under way: "
         f"{waits[0]:.1f} ms at bob, {waits[1]:.1f} ms at alice."
@@ -145,6 +169,11 @@ def _the_move(server: ServerProcess, alice: PeerProcess, account: Account, moved
     for line in server.log().splitlines():
         if " moved " in line:
             yield f"The server's log: {line[line.index('moved ') :]}"
+
+
+def moved_at(alice: PeerProcess) -> float:
+    """When alice's client began its last move."""
+    return float(max(event["at"] for event in alice.events if event["event"] == "migrating"))
 
 
 def _check_connection(server: ServerProcess, alice: PeerProcess, bob: PeerProcess) -> list[str]:
