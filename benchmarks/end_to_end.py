@@ -1,4 +1,4 @@
-"""Messages through a real server process: `python -m benchmarks.end_to_end --pairs 1 --window 64 --seconds 5`.
+"""Messages through a server process: `python -m benchmarks.end_to_end --pairs 1 --window 64 --seconds 5`.
 
 Each pair is a sender and a recipient of one conversation, clients of the library with their journals on
 disk. A message counts when its sender knows that it was delivered, that is: two journals and one server
