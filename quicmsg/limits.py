@@ -214,9 +214,9 @@ the seven spare connection ids until the server has answered."""
 SILENCE_DOUBTED: Final = 0.25
 """While something is unanswered, this much silence makes a notice of the network a reason to move: more than
 losses cause on most paths, and less than a person notices."""
-RACE_HANDICAP: Final = 0.5
-"""When the network is back, a racing connection waits this long: the first one has just gone on from a new
-socket, and keeping it is cheaper for both sides."""
+RACE_HANDICAP: Final = 1.0
+"""When the network is back, or the first connection has just moved, a racing connection waits this long: to
+keep the first is cheaper for both sides, and in this time it has probed twice."""
 REPLACED_DELAY: Final = 10.0
 """Another process signed in as this very device: do not fight with it."""
 INBOX_MAX: Final = 4096
@@ -261,6 +261,8 @@ HISTORY_MAX: Final = 10_000
 assert PING_INTERVAL_ACTIVE_MAX * (PINGS_MISSED_MAX + 1) < RESEND_INTERVAL * RESENDS_MAX, (
     "a dead link must be found before messages are shown as failed (broken: 18 of 90 failed falsely)"
 )
+assert RACE_HANDICAP >= 2 * PTO_INTERVAL_MAX
+assert RESEND_INTERVAL * 2 + RACE_HANDICAP < FAILED_AFTER, "a race must be over before the red cross"
 assert SUSPECT_AFTER <= PINGS_MISSED_MAX
 assert PING_INTERVAL_IDLE * 2.5 < IDLE_TIMEOUT
 assert BODY_SIZE_MAX + 1024 < FRAME_SIZE_MAX

@@ -20,6 +20,7 @@ import certifi
 from quicmsg import limits
 from quicmsg.client.identity import Pins
 from quicmsg.client.roamer import Roamer
+from quicmsg.client.scout import Scout
 from quicmsg.client.values import Connection, ConnectionChanged
 from quicmsg.errors import (
     CertificateError,
@@ -200,6 +201,7 @@ class Connector:
         except TimeoutError as error:
             raise ConnectError(f"{self._where()} does not answer the sign-in") from error
         finally:
+            self._racing = None
             del self._welcomed[session]
             if link is not None and self.link is not link:
                 link.close(ErrorCode.NO_ERROR, "")
@@ -207,7 +209,7 @@ class Connector:
                 welcomed.exception()
         return link
 
-    async def _dial(self, session: ClientSession) -> Link:
+    async def _dial(self, session: ClientSession | Scout) -> Link:
         target = self._target
         pinned = target.pins.get(target.host, target.port)
         if target.ca_file is not None:
@@ -225,7 +227,7 @@ class Connector:
             target.pins.pin(target.host, target.port, error.fingerprint)
             return link
 
-    async def _dial_with(self, session: ClientSession, trust: Trust) -> Link:
+    async def _dial_with(self, session: ClientSession | Scout, trust: Trust) -> Link:
         target = self._target
         return await dial(
             target.host,
@@ -242,6 +244,8 @@ class Connector:
 
     def _on_activity(self, link: Link) -> None:
         session = link.session
+        if isinstance(session, Scout):
+            return
         assert isinstance(session, ClientSession)
         while (event := session.next_event()) is not None:
             match event:
@@ -346,7 +350,11 @@ class Connector:
         logger.info("= racing a second connection to %s", self._where())
         delay = limits.RECONNECT_MIN
         while True:
+            while (seconds := self._roamer.head_start()) > 0:
+                await self._pause(seconds)
             try:
+                if self._race_until_heard:
+                    await self._scout()
                 await self._connect(early=False)
             except QuicmsgError as error:
                 logger.info("= the second connection failed: %s", error)
@@ -356,6 +364,13 @@ class Connector:
                 return
             await self._pause(random.uniform(delay / 2, delay))
             delay = min(delay * limits.RECONNECT_FACTOR, limits.RECONNECT_MAX)
+
+    async def _scout(self) -> None:
+        """Before a second connection signs in, which ends the first: if the server answers a newcomer, the
+        network may just have come back, and the first is given the time to notice. Raises ConnectError."""
+        link = await self._dial(Scout())
+        link.close(ErrorCode.NO_ERROR, "")
+        await asyncio.sleep(limits.RACE_HANDICAP)
 
     def _call_off_race(self) -> None:
         """The first connection lives: the second is not needed. Unless that has asked to sign in: then the
@@ -371,11 +386,7 @@ class Connector:
         return self.link, self.session
 
     def _network_changed(self) -> None:
-        if self.session is None:
-            self._wake.set()
-        elif self._race is not None and not self._race.done():
-            # The first connection has just gone on from a new socket: give it the time to answer.
-            self._loop.call_later(limits.RACE_HANDICAP, self._wake.set)
+        self._wake.set()
 
     def _where(self) -> str:
         return f"{self._target.host}:{self._target.port}"

@@ -63,6 +63,15 @@ class Roamer:
             if timer is not None:
                 timer.cancel()
 
+    # ---- output
+
+    def head_start(self) -> float:
+        """Seconds that a second connection should leave to the present one: it has just gone on from another
+        socket, or there is no way out for either."""
+        if self._unreachable:
+            return limits.RECONNECT_MAX
+        return max(0.0, self._moved_at + limits.RACE_HANDICAP - self._loop.time())
+
     # ---- input
 
     def connected(self, link: Link) -> None:

@@ -68,7 +68,7 @@ class _Story:
         self._say(1)
         await self._everything_delivered()
         for number in range(MOVES_MAX):
-            await self._move(NEW_ADDRESSES[number % len(NEW_ADDRESSES)])
+            await self._move(NEW_ADDRESSES[number % len(NEW_ADDRESSES)], BURST * (number + 1))
             if self._was_everywhere_in_flight():
                 break
             screen.progress("not every conversation had a message under way at that moment: once more")
@@ -86,12 +86,12 @@ class _Story:
 
     # ---- private
 
-    async def _move(self, address: str) -> None:
+    async def _move(self, address: str, burst: int) -> None:
         """Talk, and let alice move in the middle of it."""
         screen, alice = self._screen, self._alice
         screen.progress("both send several messages in each conversation at once ...")
         before, moves = self._arrived(), alice.counts["connection moved"]
-        self._say(BURST)
+        self._say(burst)
         await self._wait(lambda: self._arrived() > before, "the first of them arrived")
         note = ""
         if not _is_ours(address):

@@ -102,10 +102,14 @@ async def test_nothing_moves_while_there_is_no_way_out_and_once_when_there_is(co
         computer.cannot_send()
         computer.notice("link")
     assert computer.moves == []
+    assert computer.roamer.head_start() == limits.RECONNECT_MAX, (
+        "a second connection would not get out either"
+    )
     computer.source = "10.0.0.2"
     computer.notice("link")
     computer.notice("route")
     assert computer.moves == [None]
+    assert 0 < computer.roamer.head_start() <= limits.RACE_HANDICAP, "the first connection may answer first"
 
 
 async def test_a_second_change_within_the_interval_is_not_forgotten(computer: Computer) -> None:
