@@ -224,7 +224,12 @@ class ClientConversations(Session):
             for ref in channel.fetches:
                 self._events.append(events.RequestFailed(ref, frame.code, frame.text))
             channel.fetches.clear()
-            self.mailbox.refused(name, frame.code, frame.text, now)
+            if channel.opened and channel.in_flight:
+                # What was written here may be stored yet: only the answer to another Open is behind that.
+                channel.conversation.stale = True
+                self.mailbox.touched[name] = None
+            else:
+                self.mailbox.refused(name, frame.code, frame.text, now)
         self._finish_channel(channel)
 
     # ---- for the subclass

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from quicmsg.errors import ErrorCode, ProtocolError
+from quicmsg.limits import SEQ_MAX
 from quicmsg.protocol import events
 from quicmsg.protocol.frames import ChangeEntry, Entry, Kind, MemberEntry, Opened
 from quicmsg.protocol.outbox import Escalation, Outbox, OutboxMessage, Outcome
@@ -204,7 +205,7 @@ class Mailbox:
         self._events.append(
             events.MessageStored(name, message_id, seq, stored_at_ms, found.position, entry, known)
         )
-        if known and seq <= found.delivered_mark:
+        if seq <= found.delivered_mark:
             # It was stored long ago, only the answer comes now: nobody will tell again that others have it.
             read = seq if seq <= found.read_mark else seq - 1
             self._events.append(events.PositionsChanged(name, (), False, seq - 1, seq, seq - 1, read))
@@ -228,7 +229,8 @@ class Mailbox:
             self._reset(found, verdict)
         found.epoch = verdict.epoch
         found.oldest = verdict.oldest
-        found.head = max(found.head, verdict.head)
+        # Not the highest ever heard of: that may have been of a log that was replaced by a backup.
+        found.head = max(found.received, verdict.head)
         if found.received < verdict.oldest - 1:
             found.received = verdict.oldest - 1
             found.inbox.clear()
@@ -248,6 +250,7 @@ class Mailbox:
         """The next entry of the log. Raises ProtocolError when one is missing before it."""
         found = self.conversation(name)
         if entry.seq <= found.received:
+            self.touched[name] = None  # not news, but it takes room in the channel's window until its Ack
             return
         if entry.seq != found.received + 1:
             raise ProtocolError(
@@ -337,12 +340,13 @@ class Mailbox:
         self._set_members(found, others, whole=True)
 
     def _reset(self, found: Conversation, verdict: Opened) -> None:
-        # Contract: a stale cursor is never trusted. What is re-delivered and was shown before is
-        # recognised by its message_id (`resync_until` tells the shell to look).
+        # Contract: a stale cursor is never trusted. What comes again and was shown before is recognised by
+        # its message_id (`resync_until` tells the shell to look): now, or when its sender, who had no answer
+        # before the restore, sends it again.
         found.position = found.received = found.taken = verdict.position
         found.owed = found.told = verdict.position
         found.head = verdict.head
-        found.resync_until = verdict.head
+        found.resync_until = SEQ_MAX
         found.own.clear()
         found.inbox.clear()
         found.read = found.read_told = 0

@@ -1,0 +1,66 @@
+"""Run many seeds, or replay one: `python -m tests.world --seeds 300`, `--seed 17 --trace`, `--mutants`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from world.settings import draw
+from world.simulation import simulate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.world", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=300)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--trace", action="store_true", help="print everything that happens")
+    parser.add_argument("--frames", action="store_true", help="with --trace: every frame too")
+    arguments = parser.parse_args()
+    if arguments.seed is not None:
+        return replay(arguments.seed, trace=arguments.trace, frames=arguments.frames)
+    return run_many(arguments.first_seed, arguments.seeds)
+
+
+def replay(seed: int, *, trace: bool, frames: bool) -> int:
+    print(draw(seed))
+    outcome = simulate(seed, trace=trace, with_frames=frames)
+    print(f"seed {seed}: {outcome.messages} messages, {outcome.events} events, hash {outcome.hash[:16]}")
+    for problem in outcome.problems:
+        print("  " + problem)
+    return 1 if outcome.problems else 0
+
+
+def run_many(first: int, count: int) -> int:
+    failures, messages, simulated = 0, 0, 0.0
+    began = time.monotonic()
+    for seed in range(first, first + count):
+        try:
+            outcome = simulate(seed)
+        except Exception:
+            traceback.print_exc()
+            problems = ["an exception"]
+        else:
+            problems = outcome.problems
+            messages += outcome.messages
+            simulated += outcome.simulated
+        if problems:
+            failures += 1
+            print(f"FAILED: python -m tests.world --seed {seed} --trace\n  {problems[0]}", flush=True)
+        if seed % 100 == 0:
+            print(f"... seed {seed}, {failures} failed", flush=True)
+    took = time.monotonic() - began
+    print(
+        f"{count} seeds, {failures} failed; {messages} messages, {simulated:.0f} simulated seconds; "
+        f"{took:.0f} s, {count / took * 60:.0f} seeds a minute"
+    )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
