@@ -50,13 +50,13 @@ class OutboxMessage:
 class _Line:
     """The line of one conversation."""
 
-    __slots__ = ("armed", "messages", "progress_at", "step")
+    __slots__ = ("armed_at", "messages", "progress_at", "step")
 
     def __init__(self, now: float) -> None:
         self.messages: deque[OutboxMessage] = deque()
         self.progress_at = now
         self.step = 0
-        self.armed = False
+        self.armed_at: float | None = None
 
 
 class Outbox:
@@ -146,12 +146,15 @@ class Outbox:
         steps: set[Escalation] = set()
         failed: list[OutboxMessage] = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, conversation = heapq.heappop(self._deadlines)
+            deadline, conversation = heapq.heappop(self._deadlines)
             line = self._lines.get(conversation)
-            if line is not None:
-                line.armed = False
-                self._escalate(line, now, steps, failed)
-                self._arm(conversation, line)
+            if line is None or line.armed_at != deadline:
+                # Of a line that has ended, or was put off, since: taken for the present one's, each message
+                # of a lively conversation would leave a clock behind that runs for ever.
+                continue
+            line.armed_at = None
+            self._escalate(line, now, steps, failed)
+            self._arm(conversation, line)
         return steps, failed
 
     def restart_clocks(self, now: float) -> None:
@@ -168,7 +171,7 @@ class Outbox:
         if line is None:
             line = self._lines[message.conversation] = _Line(now)
         line.messages.append(message)
-        if not line.armed:
+        if line.armed_at is None:
             self._arm(message.conversation, line)
 
     def _leave_line(self, message: OutboxMessage, now: float) -> None:
@@ -182,17 +185,20 @@ class Outbox:
         # The heap keeps the old deadline: it is found to be early when it fires, and put off then.
         if not line.messages:
             del self._lines[message.conversation]
-        elif not line.armed:
+        elif line.armed_at is None:
             self._arm(message.conversation, line)
 
     def _escalate(self, line: _Line, now: float, steps: set[Escalation], failed: list[OutboxMessage]) -> None:
-        waited = now - self._unanswered_since(line.messages[0], line)
-        step = min(int(waited / RESEND_INTERVAL + 1e-9), RESENDS_MAX)
+        # The very sums of `_arm`: any others could differ in their last bit, and the clock would stand still.
+        since = self._unanswered_since(line.messages[0], line)
+        step = line.step
+        while step < RESENDS_MAX and since + RESEND_INTERVAL * (step + 1) <= now:
+            step += 1
         if step > line.step:
             line.step = step
             steps.add(Escalation.PROBE if step == 1 else Escalation.RACE)
         for message in line.messages:
-            if now - self._unanswered_since(message, line) < FAILED_AFTER - 1e-9:
+            if self._unanswered_since(message, line) + FAILED_AFTER > now:
                 break
             if message.outcome is Outcome.QUEUED:
                 message.outcome = Outcome.FAILED
@@ -207,7 +213,7 @@ class Outbox:
             if first is None:
                 return
             deadline = self._unanswered_since(first, line) + FAILED_AFTER
-        line.armed = True
+        line.armed_at = deadline
         heapq.heappush(self._deadlines, (deadline, conversation))
 
     @staticmethod
