@@ -85,7 +85,7 @@ class ServerSession(ServerConversations):
         if self._receipts_due is not None:
             due = min(due, self._receipts_due)
         if self._starved:
-            due = min(due, self._tokens_at + (1 - self._tokens) / limits.SEND_RATE)
+            due = min(due, self._token_due())
         return due
 
     def handle_timer(self, now: float) -> None:

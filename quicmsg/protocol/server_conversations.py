@@ -8,6 +8,7 @@ catch-up and offline delivery are that one path.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from quicmsg import limits
@@ -35,6 +36,10 @@ class ServerConversations(Session):
         self._tokens = float(limits.SEND_BURST)
         self._tokens_at = now
         self._starved: set[ServerChannel] = set()
+        self._hungry: dict[ServerChannel, None] = {}
+        self._fetches: deque[events.FetchRequested] = deque()
+        self._fetching = False
+        self._operations = 0
 
     # ---- commands: conversations
 
@@ -100,6 +105,14 @@ class ServerConversations(Session):
         self._write(channel, frames.Rejected(message_id, int(code), text[: limits.TEXT_SIZE_MAX]))
         self._resume(found, now)
 
+    def answered(self, now: float) -> None:
+        """One operation that this session asked for (open, send, fetch) is over, whatever became of its
+        channel: called once for each, beside the answer itself."""
+        self._operations -= 1
+        assert self._operations >= 0
+        if self._operations == limits.OPERATIONS_MAX // 2:
+            self._read_all(now)
+
     def advance(self, conversation: str, head: int, change: int) -> None:
         """The log has grown (or only changed): two numbers move, nothing is queued."""
         if self.state is not SessionState.UP:
@@ -124,7 +137,7 @@ class ServerConversations(Session):
                 # Accepted here since it was asked for: that counts, there may be more behind it.
                 progress = True
                 continue
-            if entry.seq != found.covered.value + 1 or found.room() <= 0:
+            if entry.seq != found.covered.value + 1 or found.room() <= 0 or self.crowded:
                 break
             if entry.kind == frames.Kind.LEFT:
                 # What is known of somebody's positions must not come after the news that they left.
@@ -138,7 +151,7 @@ class ServerConversations(Session):
             )  # fmt: skip
             found.delivered(entry.seq, len(entry.body))
             progress = True
-        if progress:
+        if progress or self.crowded:
             self._want_entries(found)
 
     def data_to_send(self) -> list[Outgoing]:
@@ -169,8 +182,10 @@ class ServerConversations(Session):
 
     def page(self, channel: int, ref: int, entries: Sequence[Entry], now: float) -> None:
         """Answer to FetchRequested, cut into frames."""
+        self._fetching = False
         found = self._conversation_channel(channel)
         if found is None:
+            self._next_fetch()
             return
         found.fetching -= 1
         piece: list[Entry] = []
@@ -182,6 +197,7 @@ class ServerConversations(Session):
             piece.append(entry)
             size += len(entry.body) + 128
         self._write(channel, frames.Page(ref, tuple(piece), True))
+        self._next_fetch()
         self._resume(found, now)
 
     # ---- private: pausing and windows
@@ -189,7 +205,7 @@ class ServerConversations(Session):
     def _may_read(self, channel: Channel) -> bool:
         if not isinstance(channel, ServerChannel):
             return True
-        if channel.conversation and not channel.opened:
+        if self._operations >= limits.OPERATIONS_MAX or (channel.conversation and not channel.opened):
             return False
         return channel.may_submit() and channel not in self._starved
 
@@ -208,10 +224,15 @@ class ServerConversations(Session):
         if self._tokens < 1:
             self._starved.add(channel)
 
+    def _token_due(self) -> float:
+        """When the next Send may be read."""
+        return self._tokens_at + (1 - self._tokens) / limits.SEND_RATE
+
     def _feed_starved(self, now: float) -> None:
-        if not self._starved or self._tokens + (now - self._tokens_at) * limits.SEND_RATE < 1:
+        if not self._starved or now < self._token_due():
             return
-        self._tokens += (now - self._tokens_at) * limits.SEND_RATE
+        # At the very instant the sum may be a last bit short of a token: the timer would stand still.
+        self._tokens = max(self._tokens + (now - self._tokens_at) * limits.SEND_RATE, 1.0)
         self._tokens_at = now
         starved, self._starved = self._starved, set()
         for channel in sorted(starved, key=lambda c: c.number):
@@ -225,8 +246,35 @@ class ServerConversations(Session):
             self._noticed.add(conversation)
             self._write(CONTROL, frames.Notice(conversation, head, change))
 
+    def _relieved(self, now: float) -> None:
+        hungry, self._hungry = self._hungry, {}
+        for channel in hungry:
+            if self._channels.get(channel.number) is channel:
+                self._want_entries(channel)
+        self._next_fetch()
+
+    def _read_all(self, now: float) -> None:
+        for channel in list(self._by_name.values()):
+            self._resume(channel, now)
+        for waiting in list(self._channels.values()):
+            if isinstance(waiting, ServerChannel) and not waiting.conversation:
+                self._resume(waiting, now)
+
+    def _next_fetch(self) -> None:
+        """One page at a time, and none while much is on its way: a page is up to 1.6 MiB."""
+        while self._fetches and not self._fetching and not self.crowded:
+            fetch = self._fetches.popleft()
+            if self._conversation_channel(fetch.channel) is None:
+                continue
+            self._fetching = True
+            self._operations += 1
+            self._events.append(fetch)
+
     def _want_entries(self, channel: ServerChannel) -> None:
         room = channel.room()
+        if self.crowded:
+            self._hungry[channel] = None
+            return
         if channel.opened and not channel.reading and channel.head > channel.covered.value and room > 0:
             channel.reading = True
             self._events.append(
@@ -258,6 +306,7 @@ class ServerConversations(Session):
         self._bury(channel)
         self._starved.discard(channel)
         self._fresh.pop(channel, None)
+        self._hungry.pop(channel, None)
         if self._by_name.get(channel.conversation) is channel:
             del self._by_name[channel.conversation]
             self._events.append(events.ChannelClosed(channel.number, channel.conversation))
@@ -278,6 +327,7 @@ class ServerConversations(Session):
         channel.conversation = frame.conversation
         channel.asked = Asked(frame.position, frame.received)
         self._by_name[frame.conversation] = channel
+        self._operations += 1
         self._noticed.discard(frame.conversation)
         self._events.append(
             events.OpenRequested(channel.number, frame.conversation, frame.epoch, frame.position)
@@ -290,6 +340,7 @@ class ServerConversations(Session):
                 self._write(channel.number, frames.Rejected(frame.message_id, ErrorCode.FORBIDDEN, text))
             case frames.Send():
                 channel.submit(frame.message_id, len(frame.body))
+                self._operations += 1
                 self._take_token(channel, now)
                 self._events.append(
                     events.MessageSubmitted(
@@ -312,12 +363,13 @@ class ServerConversations(Session):
                 channel.fetching += 1
                 if channel.fetching > limits.REQUESTS_MAX:
                     raise ProtocolError("too many fetches at once", code=ErrorCode.LIMIT)
-                self._events.append(
+                self._fetches.append(
                     events.FetchRequested(
                         channel.number, channel.conversation, frame.ref,
                         frame.after, frame.before, frame.limit,
                     )
                 )  # fmt: skip
+                self._next_fetch()
             case _:
                 raise ProtocolError(f"{type(frame).__name__} from a client", code=ErrorCode.UNEXPECTED)
 

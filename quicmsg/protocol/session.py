@@ -14,6 +14,7 @@ import enum
 from collections import deque
 from dataclasses import dataclass
 
+from quicmsg import limits
 from quicmsg.errors import ErrorCode, LocalProtocolError, ProtocolError
 from quicmsg.limits import TEXT_SIZE_MAX
 from quicmsg.protocol.codec import FrameReader, encode
@@ -66,6 +67,9 @@ class Session:
         self._consumed: dict[int, int] = {}
         self._close: tuple[int, str] | None = None
         self._dead: set[int] = set()
+        self._backlog = 0
+        self._unsent = 0
+        self._crowded = False
 
     # ---- input from the transport
 
@@ -119,6 +123,17 @@ class Session:
         """Do what is due."""
         raise AssertionError("a session has timers of its own")
 
+    def backlog_changed(self, size: int, now: float) -> bool:
+        """The transport holds `size` bytes that the peer has not acknowledged. True: there was too much to go
+        on, and now there is room again (the session has something to say or to ask)."""
+        self._backlog = size
+        if not self._crowded or self._backlog + self._unsent > limits.OUTPUT_MAX // 2:
+            return False
+        self._crowded = False
+        if self.state is SessionState.UP:
+            self._relieved(now)
+        return True
+
     # ---- output
 
     def next_event(self) -> Event | None:
@@ -139,6 +154,8 @@ class Session:
                 out.append(Outgoing(number, data, end=reset is None, reset=reset))
         self._writes.clear()
         self._ends.clear()
+        self._backlog += self._unsent
+        self._unsent = 0
         return out
 
     def take_consumed(self) -> list[tuple[int, int]]:
@@ -162,6 +179,18 @@ class Session:
             self._end(code, text, remote=False, now=now)
 
     # ---- for subclasses
+
+    @property
+    def crowded(self) -> bool:
+        """So much is on its way to the peer that nothing which can wait should be added: messages stay in the
+        outbox, entries in the log, until `backlog_changed` says that there is room."""
+        if self._backlog + self._unsent > limits.OUTPUT_MAX:
+            self._crowded = True
+        return self._crowded
+
+    def _relieved(self, now: float) -> None:
+        """There is room for what had to wait."""
+        raise AssertionError("client and server differ in this")
 
     def _heard(self, now: float) -> None:
         self.heartbeat.received(now)
@@ -187,8 +216,11 @@ class Session:
         """Take frames off a channel until its bytes, or the permission to read, run out."""
         try:
             while self.state is not SessionState.CLOSED and self._may_read(channel):
-                frame = channel.reader.next_frame()
-                self._credit(channel.number, channel.reader.frame_size)
+                try:
+                    frame = channel.reader.next_frame()
+                finally:
+                    # Also what was malformed: bytes that are never credited shrink the connection's window.
+                    self._credit(channel.number, channel.reader.frame_size)
                 if frame is None:
                     if channel.ended_by_peer and channel.reader.buffered:
                         raise ProtocolError("a channel ends within a frame")
@@ -220,6 +252,7 @@ class Session:
         if buffer is None:
             buffer = self._writes[channel] = bytearray()
         buffer += data
+        self._unsent += len(data)
         return len(data)
 
     def _finish_channel(self, channel: Channel) -> None:
@@ -244,7 +277,7 @@ class Session:
             self._consumed[channel] = self._consumed.get(channel, 0) + size
 
     def _drop_output(self, channel: int) -> None:
-        self._writes.pop(channel, None)
+        self._unsent -= len(self._writes.pop(channel, b""))
 
     def _end(self, code: int, text: str, *, remote: bool, now: float) -> None:
         """Close from this side, with a last frame that says why."""
