@@ -176,6 +176,7 @@ LOG_CACHE_SIZE: Final = 32 * 1024 * 1024
 MEMBERS_MAX: Final = 500
 """Of one group: Opened lists them all in one frame."""
 CONVERSATIONS_PER_USER_MAX: Final = 20_000
+"""Created, opened or joined by the user itself: what others add it to must not use up its share."""
 DEVICES_PER_USER_MAX: Final = 16
 LINK_CODE_LIFETIME: Final = 600.0
 INVITE_CODE_LIFETIME: Final = 7 * 24 * 3600.0

@@ -85,8 +85,9 @@ class Append:
 @dataclass(frozen=True, slots=True)
 class OpenConversation:
     """Say where a device stands; a direct conversation is made if both users exist. Answers `Opened` or
-    `Refusal` UNKNOWN, LIMIT (no room for one more conversation). `position` counts as an acknowledgement
-    when `epoch` is the store's and position <= head; then the device's position becomes max(own, position).
+    `Refusal` UNKNOWN, LIMIT (of conversations: `user` alone is charged). `position` counts as an
+    acknowledgement when `epoch` is the store's and position <= head; then the device's position becomes
+    max(own, position).
     Epoch 0 is a device that has seen no log yet: it can only say position 0. With another epoch, or a
     position above the head, it is not believed: `reset=True` and `position` is the server's own."""
 
@@ -117,8 +118,9 @@ class CreateGroup:
     """Make `#name` with its first members (the creator is one). Its first log entries are one CREATED and
     one JOINED for each other member, ids derived by `rules.entry_id`; the founders see all of them. Answers
     `GroupChanged` (its creator again: no entries, whatever else it asks for), or `Refusal`: EXISTS (made by
-    somebody else), UNKNOWN (a member that does not exist), LIMIT, NAME_INVALID, CONFLICT (the creator has
-    used one of those ids for something else)."""
+    somebody else), UNKNOWN (a member that does not exist), LIMIT (members, or conversations of the
+    creator, who alone is charged), NAME_INVALID, CONFLICT (the creator has used one of those ids for
+    something else)."""
 
     conversation: str
     creator: str
@@ -135,7 +137,8 @@ class ChangeMember:
     each a log entry JOINED or LEFT whose body is the user's name. A new member sees the log from its own
     JOINED entry on, and its positions begin right before it (so that a join takes no tick away); one that
     comes back begins anew. Answers `GroupChanged`; no entries and `change` 0 when nothing changed: it is so
-    already, or this `request_id` was done before. `Refusal` UNKNOWN (also: not for you), LIMIT, CONFLICT."""
+    already, or this `request_id` was done before. `Refusal` UNKNOWN (also: not for you), LIMIT (members; of a
+    `join` also conversations: who is invited is not charged), CONFLICT."""
 
     conversation: str
     actor: str

@@ -142,11 +142,11 @@ class MemoryStore:
             pair = rules.direct_members(op.conversation)
             if op.user not in pair or any(user not in self._state.users for user in pair):
                 return rules.UNKNOWN_CONVERSATION
-            if any(not self._may_join_another(user) for user in pair):
+            if not self._may_choose_another(op.user):
                 return rules.TOO_MANY_CONVERSATIONS
             self._begin(op.conversation)
             for user in pair:
-                self._add_member(op.conversation, user, oldest=1)
+                self._add_member(op.conversation, user, oldest=1, chosen=user == op.user)
             change = self._next_change(op.conversation)
         head = len(self._state.logs[op.conversation])
         believed = rules.is_believed(op.position, epoch=op.epoch, store_epoch=self.epoch, head=head)
@@ -208,7 +208,7 @@ class MemoryStore:
             return rules.TOO_MANY_MEMBERS
         if any(user not in self._state.users for user in users):
             return rules.UNKNOWN_USER
-        if any(not self._may_join_another(user) for user in users):
+        if not self._may_choose_another(op.creator):
             return rules.TOO_MANY_CONVERSATIONS
         if any((op.creator, rules.entry_id(op.request_id, user)) in self._state.identities for user in users):
             return rules.CONFLICT
@@ -218,7 +218,7 @@ class MemoryStore:
         for user in users:
             kind = Kind.CREATED if user == op.creator else Kind.JOINED
             entries.append(self._add_entry(rules.group_entry(op, op.creator, kind, user)))
-            self._add_member(op.conversation, user, oldest=1)
+            self._add_member(op.conversation, user, oldest=1, chosen=user == op.creator)
         change = self._next_change(op.conversation)
         return GroupChanged(tuple(entries), tuple(self.members(op.conversation)), change)
 
@@ -254,10 +254,10 @@ class MemoryStore:
             return self._unchanged(op.conversation)
         if len(self.members(op.conversation)) >= MEMBERS_MAX:
             return rules.TOO_MANY_MEMBERS
-        if not self._may_join_another(op.user):
+        if op.change == "join" and not self._may_choose_another(op.user):
             return rules.TOO_MANY_CONVERSATIONS
         added = self._add_entry(entry)
-        self._add_member(op.conversation, op.user, oldest=added.seq)
+        self._add_member(op.conversation, op.user, oldest=added.seq, chosen=op.change == "join")
         return self._group_changed(added)
 
     def _leave(self, op: ChangeMember, entry: Append) -> GroupChanged | Refusal:
@@ -267,7 +267,7 @@ class MemoryStore:
         if not member.oldest:
             return self._unchanged(op.conversation)
         added = self._add_entry(entry)
-        self._state.members[op.conversation][op.user] = Member(0, 0, 0, 0)
+        self._state.members[op.conversation][op.user] = Member(0, 0, 0, 0, chosen=False)
         for key in self._state.positions.copy():
             if key[:2] == (op.conversation, op.user):
                 del self._state.positions[key]
@@ -354,15 +354,15 @@ class MemoryStore:
         member = self._state.members.get(conversation, {}).get(user)
         return member if member is not None and member.oldest else None
 
-    def _add_member(self, conversation: str, user: str, *, oldest: int) -> None:
+    def _add_member(self, conversation: str, user: str, *, oldest: int, chosen: bool) -> None:
         # Positions begin right before the first entry to be seen: otherwise a join would take the second
         # tick away from messages that everybody else has.
         start = oldest - 1
-        self._state.members[conversation][user] = Member(oldest, start, start, start)
+        self._state.members[conversation][user] = Member(oldest, start, start, start, chosen)
 
-    def _may_join_another(self, user: str) -> bool:
+    def _may_choose_another(self, user: str) -> bool:
         every = self._state.members.values()
-        return rules.may_join_another(sum(user in members and members[user].oldest > 0 for members in every))
+        return rules.may_choose_another(sum(user in members and members[user].chosen for members in every))
 
     def _position(self, conversation: str, user: str, device: bytes) -> Position:
         start = self._state.members[conversation][user].oldest - 1

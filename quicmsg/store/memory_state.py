@@ -21,12 +21,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """`oldest` is the first seq to be seen; 0 is a member that has left."""
+    """`oldest` is the first seq to be seen; 0 is a member that has left. `chosen`: see `rules`."""
 
     oldest: int
     received: int
     read: int
     own_read: int
+    chosen: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,13 @@ def code_hash(code: str) -> bytes:
 # ---- limits and positions ----------------------------------------------------------------------
 
 
-def may_join_another(conversations: int) -> bool:
-    """Whether a user who is in so many conversations may be in one more."""
-    return conversations < CONVERSATIONS_PER_USER_MAX
+def may_choose_another(chosen: int) -> bool:
+    """Whether a user who is in so many conversations by its own choice may be in one more.
+
+    Chosen is what the user itself created, opened or joined. What others added it to does not count: one
+    account could otherwise fill another's share and keep it from talking to anybody.
+    """
+    return chosen < CONVERSATIONS_PER_USER_MAX
 
 
 def is_believed(position: int, *, epoch: int, store_epoch: int, head: int) -> bool:
@@ -112,7 +116,7 @@ INVITE_NEEDED: Final = Refusal(ErrorCode.INVITE_NEEDED, "this server is closed: 
 CODE_INVALID: Final = Refusal(ErrorCode.CODE_INVALID, "this code is unknown, used or expired")
 TOO_MANY_MEMBERS: Final = Refusal(ErrorCode.LIMIT, f"a group has at most {MEMBERS_MAX} members")
 TOO_MANY_CONVERSATIONS: Final = Refusal(
-    ErrorCode.LIMIT, f"a user is in at most {CONVERSATIONS_PER_USER_MAX} conversations"
+    ErrorCode.LIMIT, f"a user creates, opens and joins at most {CONVERSATIONS_PER_USER_MAX} conversations"
 )
 TOO_MANY_DEVICES: Final = Refusal(
     ErrorCode.LIMIT, f"an account has at most {DEVICES_PER_USER_MAX} devices: remove one first"

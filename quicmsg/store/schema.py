@@ -52,6 +52,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # For ever, without a time window: the same id is the same message as long as the message exists.
         "CREATE UNIQUE INDEX message_identity ON message (sender, message_id)",
     ),
+    # 2: who was added by others has not chosen it. Of earlier rows it is not known: nobody is charged for
+    # them. The index keeps the count short for somebody whom strangers have put into a million groups.
+    (
+        "ALTER TABLE member ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX member_chosen ON member (user) WHERE chosen = 1",
+    ),
 )
 """MIGRATIONS[n] makes version n + 1 out of version n. A published one is never edited."""
 

@@ -91,7 +91,7 @@ class Operations:
         change = 0
         conversation = self._tables.conversation(op.conversation)
         if conversation is None:
-            made = self._make_direct(op)
+            made = self._make_direct(op, user)
             if isinstance(made, Refusal):
                 return made
             conversation, change = made, made.change
@@ -109,16 +109,16 @@ class Operations:
         )
         return Opened(self._epoch, member.oldest, head, own.received, own.read, not believed, members, change)
 
-    def _make_direct(self, op: OpenConversation) -> Conversation | Refusal:
+    def _make_direct(self, op: OpenConversation, opener: int) -> Conversation | Refusal:
         pair = rules.direct_members(op.conversation)
         users = [user for user in map(self._tables.user, pair) if user is not None]
         if op.user not in pair or len(users) < len(pair):
             return rules.UNKNOWN_CONVERSATION
-        if any(not self._may_join_another(user) for user in users):
+        if not self._may_choose_another(opener):
             return rules.TOO_MANY_CONVERSATIONS
         conversation = self._tables.add_conversation(op.conversation, creator=0, open=False)
         for user in users:
-            self._add_member(conversation, user, oldest=1)
+            self._add_member(conversation, user, oldest=1, chosen=user == opener)
         self._tables.next_change(conversation)
         return conversation
 
@@ -185,7 +185,7 @@ class Operations:
             entries.append(
                 self._add_entry(group, creator, device, rules.group_entry(op, op.creator, kind, name))
             )
-            self._add_member(group, user, oldest=1)
+            self._add_member(group, user, oldest=1, chosen=user == creator)
         change = self._tables.next_change(group)
         return GroupChanged(tuple(entries), self._member_names(group), change)
 
@@ -195,7 +195,7 @@ class Operations:
         users = [user for user in map(self._tables.user, names) if user is not None]
         if len(users) < len(names):
             return rules.UNKNOWN_USER
-        if any(not self._may_join_another(user) for user in users):
+        if not self._may_choose_another(creator):
             return rules.TOO_MANY_CONVERSATIONS
         identities = [(creator, rules.entry_id(request_id, name)) for name in names]
         if any(self._tables.message(*identity) is not None for identity in identities):
@@ -238,10 +238,10 @@ class Operations:
             return self._unchanged(group)
         if len(self._tables.members(group)) >= MEMBERS_MAX:
             return rules.TOO_MANY_MEMBERS
-        if not self._may_join_another(user):
+        if op.change == "join" and not self._may_choose_another(user):
             return rules.TOO_MANY_CONVERSATIONS
         added = self._add_entry(group, actor, device, entry)
-        self._add_member(group, user, oldest=added.seq)
+        self._add_member(group, user, oldest=added.seq, chosen=op.change == "join")
         return self._group_changed(group, added)
 
     def _leave(
@@ -253,7 +253,7 @@ class Operations:
         if not member.oldest:
             return self._unchanged(group)
         added = self._add_entry(group, actor, device, entry)
-        self._tables.write_member(Member(group.id, actor, 0, 0, 0, 0))
+        self._tables.write_member(Member(group.id, actor, 0, 0, 0, 0, chosen=False))
         self._tables.remove_positions(group, actor)
         return self._group_changed(group, added)
 
@@ -354,14 +354,14 @@ class Operations:
         member = self._tables.member(conversation, user)
         return member if member is not None and member.oldest else None
 
-    def _may_join_another(self, user: int) -> bool:
-        return rules.may_join_another(self._tables.conversation_count(user))
+    def _may_choose_another(self, user: int) -> bool:
+        return rules.may_choose_another(self._tables.chosen_count(user))
 
-    def _add_member(self, conversation: Conversation, user: int, *, oldest: int) -> None:
+    def _add_member(self, conversation: Conversation, user: int, *, oldest: int, chosen: bool) -> None:
         # Positions begin right before the first entry to be seen: otherwise a join would take the second
         # tick away from messages that everybody else has.
         start = oldest - 1
-        self._tables.write_member(Member(conversation.id, user, oldest, start, start, start))
+        self._tables.write_member(Member(conversation.id, user, oldest, start, start, start, chosen))
 
     def _add_entry(self, conversation: Conversation, sender: int, device: Device, op: Append) -> LogEntry:
         entry = LogEntry(

@@ -39,7 +39,7 @@ class Conversation:
 
 @dataclass(slots=True)
 class Member:
-    """`oldest` is the first seq to be seen; 0 is a member that has left."""
+    """`oldest` is the first seq to be seen; 0 is a member that has left. `chosen`: see `rules`."""
 
     conversation: int
     user: int
@@ -47,6 +47,7 @@ class Member:
     received: int
     read: int
     own_read: int
+    chosen: bool
 
 
 @dataclass(slots=True)
@@ -75,9 +76,10 @@ _INSERT_MESSAGE: Final = """INSERT INTO message
 _WRITE_CONVERSATION: Final = """INSERT INTO conversation (id, key, creator, open, head, change)
     VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET head = excluded.head, change = excluded.change"""
-_WRITE_MEMBER: Final = """INSERT INTO member (conversation, user, oldest, received, read, own_read)
-    VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (conversation, user) DO UPDATE SET oldest = excluded.oldest,
-    received = excluded.received, read = excluded.read, own_read = excluded.own_read"""
+_WRITE_MEMBER: Final = """INSERT INTO member (conversation, user, oldest, received, read, own_read, chosen)
+    VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (conversation, user) DO UPDATE SET oldest = excluded.oldest,
+    received = excluded.received, read = excluded.read, own_read = excluded.own_read,
+    chosen = excluded.chosen"""
 _WRITE_POSITION: Final = """INSERT INTO position (conversation, device, received, read) VALUES (?, ?, ?, ?)
     ON CONFLICT (conversation, device) DO UPDATE SET received = excluded.received, read = excluded.read"""
 
@@ -192,7 +194,8 @@ class Tables:
         """A member, also one that has left."""
         found = self._members.get((conversation.id, user))
         if found is None:
-            sql = "SELECT oldest, received, read, own_read FROM member WHERE conversation = ? AND user = ?"
+            sql = """SELECT oldest, received, read, own_read, chosen FROM member
+                WHERE conversation = ? AND user = ?"""
             row = self._one(sql, conversation.id, user)
             if row is None:
                 return None
@@ -211,9 +214,10 @@ class Tables:
             WHERE conversation = ? AND oldest > 0 ORDER BY name"""
         return self.connection.execute(sql, (conversation.id,)).fetchall()
 
-    def conversation_count(self, user: int) -> int:
+    def chosen_count(self, user: int) -> int:
+        """How many conversations count against this user: see `rules.may_choose_another`."""
         self._flush_members()
-        sql = "SELECT count(*) FROM member WHERE user = ? AND oldest > 0"
+        sql = "SELECT count(*) FROM member WHERE user = ? AND chosen = 1"
         count: int = self._one(sql, user)[0]
         return count
 
@@ -284,7 +288,7 @@ class Tables:
 
     def _flush_members(self) -> None:
         members = self._changed_members.values()
-        rows = [(m.conversation, m.user, m.oldest, m.received, m.read, m.own_read) for m in members]
+        rows = [(m.conversation, m.user, m.oldest, m.received, m.read, m.own_read, m.chosen) for m in members]
         self._write(_WRITE_MEMBER, rows)
         self._changed_members.clear()
 

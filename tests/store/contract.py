@@ -509,23 +509,44 @@ class GroupContract:
         given.member("#big", users[1], "leave")
         assert len(given.member("#big", users[-1], "join").members) == MEMBERS_MAX
 
-    def test_a_user_is_in_a_limited_number_of_conversations(
+    def test_a_user_chooses_a_limited_number_of_conversations(
         self, given: Given, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whoever adds it; leaving one makes room."""
-        monkeypatch.setattr(rules, "CONVERSATIONS_PER_USER_MAX", 2)
-        given.users("ann", "bob", "cid")
-        given.group("#one", "ann", "bob", open=True)
-        given.group("#two", "ann", open=True)
-        assert given.refusal(given.create("#three", "bob", "ann")) == "LIMIT"
-        opening = OpenConversation("@ann:cid", "cid", device("cid"), EPOCH, 0, 1)
-        assert given.refusal(opening) == "LIMIT"
-        given.group("#four", "cid")
-        assert given.refusal(given.change("#four", "cid", "invite", "ann")) == "LIMIT"
-        given.member("#one", "ann", "leave")
+        """Created, joined or opened, one is as good as the other; leaving one makes room."""
+        monkeypatch.setattr(rules, "CONVERSATIONS_PER_USER_MAX", 3)
+        given.users("ann", "bob", "cid", "dan")
+        given.group("#mine", "ann")
+        given.group("#open", "bob", open=True)
+        given.group("#more", "bob", open=True)
+        given.member("#open", "ann", "join")
+        given.direct("ann", "bob")
+        opening = OpenConversation("@ann:cid", "ann", device("ann"), EPOCH, 0, 1)
+        for choice in (given.create("#late", "ann"), given.change("#more", "ann", "join"), opening):
+            assert given.refusal(choice) == "LIMIT"
+            given.reopen()
+        given.member("#open", "ann", "leave")
         assert isinstance(given.run(opening), Opened)
-        batch = [given.create(name, "bob") for name in ("#five", "#six", "#seven")]
-        assert [isinstance(result, Refusal) for result in given.store.execute(batch)] == [False, True, True]
+        batch = [given.create(name, "dan") for name in ("#a", "#b", "#c", "#d")]
+        assert [isinstance(result, Refusal) for result in given.store.execute(batch)] == [False] * 3 + [True]
+
+    def test_nobody_can_use_up_the_conversations_of_somebody_else(
+        self, given: Given, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whom others add, invite or write to is not charged, nor kept from it by being full."""
+        monkeypatch.setattr(rules, "CONVERSATIONS_PER_USER_MAX", 1)
+        given.users("ann", "bob", "cid", "dan", "eve")
+        for number in range(3):
+            given.group(f"#spam{number}", "eve", "bob")
+            given.member(f"#spam{number}", "eve", "leave")
+        given.group("#spam", "eve")
+        given.member("#spam", "eve", "invite", "bob")
+        given.direct("ann", "bob")
+        given.reopen()
+        given.direct("bob", "cid")
+        assert given.refusal(given.create("#late", "bob")) == "LIMIT"
+        given.direct("dan", "bob")
+        given.group("#team", "cid", "bob")
+        assert given.refusal(OpenConversation("@bob:eve", "eve", device("eve"), EPOCH, 0, 1)) == "LIMIT"
 
 
 class AccountContract:

@@ -131,6 +131,26 @@ def test_a_newer_schema_is_refused_in_words(path: Path, given: Given) -> None:
         open_store(path)
 
 
+def test_a_file_of_the_first_schema_goes_on(path: Path, given: Given) -> None:
+    """Its conversations are all there, and count against nobody, since nobody knows who chose them."""
+    given.users("ann", "bob")
+    given.group("#team", "ann", "bob")
+    given.store.close()
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "DROP INDEX member_chosen; ALTER TABLE member DROP COLUMN chosen; PRAGMA user_version = 1"
+    )
+    connection.close()
+    given.reopen()
+    assert given.store.members("#team") == ["ann", "bob"]
+    given.group("#late", "ann")
+    given.store.close()
+    connection = sqlite3.connect(path)
+    chosen = "SELECT chosen FROM member ORDER BY id"
+    assert connection.execute(chosen).fetchall() == [(0,), (0,), (1,)]
+    connection.close()
+
+
 def test_a_machine_that_cannot_keep_the_promise_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
