@@ -107,6 +107,10 @@ class Probe:
         consumed, self._consumed = self._consumed, 0
         return [(CONTROL, consumed)] if consumed else []
 
+    def backlog_changed(self, size: int, now: float) -> bool:
+        """See Pumped."""
+        return False
+
     def take_close(self) -> tuple[int, str] | None:
         """See Pumped."""
         return None

@@ -53,6 +53,13 @@ SIGN_IN_SIZE_MAX: Final = 4 * 1024
 REQUESTS_MAX: Final = 32
 """Requests on channel 0 (create, invite, join ...) without an answer, per session."""
 
+OUTPUT_MAX: Final = 1024 * 1024
+"""Unacknowledged output of one session above which it adds nothing that can wait. All windows of all channels
+together are far more than a connection should hold (100 channels x 256 KiB)."""
+OPERATIONS_MAX: Final = 1024
+"""What one session may have asked of the store without an answer; above it none of its conversation channels
+is read (a reset channel gives its window back, but not its place in the queue)."""
+
 # ---- clocks of the protocol --------------------------------------------------------------------
 RESEND_INTERVAL: Final = 3.0
 """Unanswered Send: 3 s ping and rebind, 6 s a second connection races, 9 s again."""
@@ -269,6 +276,9 @@ assert PING_INTERVAL_IDLE * 2.5 < IDLE_TIMEOUT
 assert BODY_SIZE_MAX + 1024 < FRAME_SIZE_MAX
 assert PAGE_SIZE_MAX + BODY_SIZE_MAX <= FRAME_SIZE_MAX
 assert EARLY_SIZE_MAX + BODY_SIZE_MAX <= PARKED_SIZE_MAX
+assert OUTPUT_MAX + PAGE_MESSAGES_MAX * (BODY_SIZE_MAX + 256) + PAGE_SIZE_MAX < SEND_BUFFER_MAX, (
+    "a session that keeps to OUTPUT_MAX, with one page on top, must never count as a slow reader"
+)
 assert CHANNELS_MAX < SERVER_CHANNELS_MAX
 assert DELIVER_WINDOW_SIZE <= STREAM_WINDOW
 assert SUBMIT_WINDOW_SIZE <= STREAM_WINDOW < CONNECTION_WINDOW

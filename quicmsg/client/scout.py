@@ -40,6 +40,10 @@ class Scout:
         """Nothing."""
         return ()
 
+    def backlog_changed(self, size: int, now: float) -> bool:
+        """See Pumped."""
+        return False
+
     def take_close(self) -> tuple[int, str] | None:
         """Whoever sent it closes the link."""
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from quicmsg.errors import ErrorCode, ProtocolError
 from quicmsg.limits import (
     DELIVER_WINDOW_MESSAGES,
     DELIVER_WINDOW_SIZE,
@@ -78,9 +79,11 @@ class ClientChannel(Channel):
         self.covered = Covered(conversation.received)
         self.acknowledged = conversation.position
         self.delivered = 0
+        self.news = False
         self.read_sent = 0
         self.fetches: set[int] = set()
         self.in_flight: dict[bytes, int] = {}
+        self._unacknowledged: deque[int] = deque()
         self._in_flight_size = 0
 
     def has_room(self) -> bool:
@@ -93,8 +96,26 @@ class ClientChannel(Channel):
         self._in_flight_size += len(message.body)
 
     def answered(self, message_id: bytes) -> None:
-        """Accepted or Rejected came for it."""
-        self._in_flight_size -= self.in_flight.pop(message_id, 0)
+        """Accepted or Rejected came for it. Raises ProtocolError when nothing had been asked."""
+        size = self.in_flight.pop(message_id, None)
+        if size is None:
+            raise ProtocolError("an answer to nothing that was sent here", code=ErrorCode.UNEXPECTED)
+        self._in_flight_size -= size
+
+    def deliver(self, seq: int) -> None:
+        """An entry came. Raises ProtocolError when the server goes beyond the window: what this device has
+        not acknowledged is in its memory."""
+        self.covered.reach(seq)
+        self.delivered = seq
+        self._unacknowledged.append(seq)
+        if len(self._unacknowledged) > DELIVER_WINDOW_MESSAGES:
+            raise ProtocolError("delivered beyond the window", code=ErrorCode.LIMIT)
+
+    def acknowledge(self, position: int) -> None:
+        """Everything up to `position` is processed, and the server is told so."""
+        self.acknowledged = position
+        while self._unacknowledged and self._unacknowledged[0] <= position:
+            self._unacknowledged.popleft()
 
 
 class ServerChannel(Channel):

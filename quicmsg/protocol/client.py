@@ -248,6 +248,8 @@ class ClientSession(ClientConversations):
 
     def _changed(self, entry: ChangeEntry) -> None:
         channel = self._by_name.get(entry.conversation)
+        if channel is not None:
+            channel.news = True
         self.mailbox.changed(entry, channel_open=channel is not None and channel.opened)
 
     def _sync(self) -> None:

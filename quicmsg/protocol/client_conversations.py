@@ -1,9 +1,10 @@
 """The conversation channels of a client's session.
 
 `service` is the one place that decides what a conversation's channel says next; whatever happens to a
-conversation puts its name into `mailbox.touched`, and every input ends with servicing those. So nothing
-is walked that did not change, however many conversations there are. Channels are opened when there is
-something to say or to learn, and the least recently used idle one is closed to make room.
+conversation puts its name into `mailbox.touched`, and every input ends with servicing those, and with
+opening channels for who waits for one. So nothing is walked that did not change, however many conversations
+there are. Channels are opened when there is something to say or to learn, and the least recently used idle
+one is closed to make room.
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ class ClientConversations(Session):
         self._early_size = 0
         self._failures: dict[str, tuple[int, float]] = {}
         self._retiring: dict[str, ClientChannel] = {}
+        self._fetches: dict[str, list[frames.Fetch]] = {}
+        self._waiting_to_send: dict[str, None] = {}
+        self._waiting_to_learn: dict[str, None] = {}
+        self._held_back: dict[str, None] = {}
 
     # ---- commands
 
     def fetch(self, conversation: str, *, ref: int, after: int, before: int, limit: int, now: float) -> None:
         """Ask for history; PageArrived (until `last`) or RequestFailed will follow."""
-        found = self.mailbox.conversation(conversation)
-        channel = self._by_name.get(conversation) or self._open(found, now)
-        channel.fetches.add(ref)
-        self._write(channel.number, frames.Fetch(ref, after, before, limit))
-        self._use(channel, now)
+        self.mailbox.conversation(conversation)
+        self.mailbox.touched[conversation] = None
+        self._fetches.setdefault(conversation, []).append(frames.Fetch(ref, after, before, limit))
+        self.service(now)
 
     def service(self, now: float) -> None:
         """Let every touched conversation say what it has to say."""
@@ -47,34 +51,53 @@ class ClientConversations(Session):
             return
         touched, self.mailbox.touched = self.mailbox.touched, {}
         for name in touched:
-            found = self.mailbox.conversations[name]
             channel = self._by_name.get(name)
-            if channel is None and (found.wants_channel() or self.mailbox.outbox.waiting(name)):
-                if not self._may_open(name, now):
-                    # Kept: looked at again with the next input, when a channel may have become free.
-                    self.mailbox.touched.setdefault(name)
-                    continue
-                channel = self._open(found, now)
             if channel is not None:
                 self._speak(channel, now)
+            elif self._is_urgent(name):
+                self._waiting_to_send[name] = None
+            elif self.mailbox.conversations[name].wants_channel():
+                self._waiting_to_learn[name] = None
+        self._open_waiting(self._waiting_to_send, now)
+        if self.mailbox.waiting() < limits.INBOX_MAX:
+            self._open_waiting(self._waiting_to_learn, now)
         self._update_activity(now)
 
     # ---- private: opening and closing
 
-    def _may_open(self, name: str, now: float) -> bool:
-        if self._failures.get(name, (0, 0.0))[1] not in (0.0, float("inf")) or name in self._retiring:
-            return False
+    def _open_waiting(self, waiting: dict[str, None], now: float) -> None:
+        """Open channels for who waits longest, as long as there are any: with thousands waiting, an input
+        costs a look at the first."""
+        while waiting:
+            name = next(iter(waiting))
+            found = self.mailbox.conversations[name]
+            wanted = self._is_urgent(name) or found.wants_channel()
+            if name in self._by_name or not wanted or not self._is_openable(name):
+                # Who must wait for a reason of its own is touched again when that has passed.
+                del waiting[name]
+            elif self._has_channel_to_spare():
+                del waiting[name]
+                self._speak(self._open(found, now), now)
+            else:
+                return
+
+    def _is_urgent(self, name: str) -> bool:
+        return name in self._fetches or self.mailbox.outbox.waiting(name)
+
+    def _is_openable(self, name: str) -> bool:
+        return name not in self._retiring and self._failures.get(name, (0, 0.0))[1] in (0.0, float("inf"))
+
+    def _has_channel_to_spare(self) -> bool:
         if self.state is not SessionState.UP and self._early_size >= limits.EARLY_SIZE_MAX:
             return False
-        waiting = self.mailbox.outbox.waiting(name)
-        if not waiting and self.mailbox.waiting() >= limits.INBOX_MAX:
+        if len(self._channels) >= limits.SERVER_CHANNELS_MAX - 1:
             return False
         if len(self._by_name) < limits.CHANNELS_MAX:
-            return len(self._channels) < limits.SERVER_CHANNELS_MAX - 1
+            return True
         for channel in self._by_name.values():  # least recently used first
             if not self._is_busy(channel):
                 self._retire(channel)
-                return len(self._channels) < limits.SERVER_CHANNELS_MAX - 1
+                return True
         return False
 
     def _open(self, found: Conversation, now: float) -> ClientChannel:
@@ -118,6 +141,11 @@ class ClientConversations(Session):
             or self.mailbox.outbox.waiting(found.name)
         )
 
+    def _relieved(self, now: float) -> None:
+        self.mailbox.touched.update(self._held_back)
+        self._held_back.clear()
+        self.service(now)
+
     def _new_channel(self, number: int) -> Channel | None:
         return None  # of a channel that we have closed; only the client opens any
 
@@ -157,11 +185,17 @@ class ClientConversations(Session):
         found = channel.conversation
         for message in self.mailbox.outbox.unwritten(found.name, channel):
             early = self.state is not SessionState.UP and self._early_size >= limits.EARLY_SIZE_MAX
-            if early or not channel.has_room():
+            if self.crowded:
+                self._held_back[found.name] = None
+            if early or self.crowded or not channel.has_room():
                 break
             self._say(channel, frames.Send(message.message_id, message.kind, message.encoding, message.body))
             message.channel = channel
             channel.sent(message)
+            self._use(channel, now)
+        for fetch in self._fetches.pop(found.name, ()):
+            channel.fetches.add(fetch.ref)
+            self._say(channel, fetch)
             self._use(channel, now)
         if not channel.opened:
             return
@@ -169,7 +203,7 @@ class ClientConversations(Session):
         if position > channel.acknowledged and max(found.owed, channel.delivered) > channel.acknowledged:
             # Also when nobody waits for a receipt (another device of ours was first, or it was our own entry
             # that came back): it makes room in the window. Entries that were only accepted are no reason.
-            channel.acknowledged = position
+            channel.acknowledge(position)
             self._say(channel, frames.Ack(position))
         if found.read > max(channel.read_sent, found.read_told) and found.read <= channel.covered.value:
             channel.read_sent = found.read
@@ -192,8 +226,7 @@ class ClientConversations(Session):
                 channel.covered.reset(start)
                 channel.acknowledged = start if frame.reset else min(start, channel.asked.position)
             case frames.Deliver():
-                channel.covered.reach(frame.seq)
-                channel.delivered = frame.seq
+                channel.deliver(frame.seq)
                 self.mailbox.delivered(name, _entry(frame), now)
             case frames.Accepted():
                 channel.answered(frame.message_id)
@@ -224,8 +257,9 @@ class ClientConversations(Session):
             for ref in channel.fetches:
                 self._events.append(events.RequestFailed(ref, frame.code, frame.text))
             channel.fetches.clear()
-            if channel.opened and channel.in_flight:
-                # What was written here may be stored yet: only the answer to another Open is behind that.
+            if channel.news or (channel.opened and channel.in_flight):
+                # The news may be younger than the refusal (we are a member again). And what was written here
+                # may be stored yet. The answer to another Open is behind both.
                 channel.conversation.stale = True
                 self.mailbox.touched[name] = None
             else:

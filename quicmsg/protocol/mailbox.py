@@ -17,7 +17,7 @@ come as Accepted instead of Deliver, so `own` keeps their seqs until the positio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from quicmsg.errors import ErrorCode, ProtocolError
@@ -105,13 +105,15 @@ class Mailbox:
         """The next thing to write down or to show, or None."""
         return self._events.popleft() if self._events else None
 
-    def take(self, conversation: str | None = None) -> tuple[str, Entry] | None:
-        """The next entry for the program, in order of arrival; None: nothing waits.
+    def take(
+        self, conversation: str | None = None, *, skip: Container[str] = ()
+    ) -> tuple[str, Entry] | None:
+        """The next entry for the program, in order of arrival, of none that is in `skip`; None: nothing waits.
 
         Own entries of this device never come here. The caller must call `processed` for each, in order."""
         for _ in range(len(self._arrivals)):
             name = self._arrivals.popleft()
-            if conversation is None or name == conversation:
+            if name not in skip and conversation in (None, name):
                 found = self.conversations[name]
                 if found.inbox:
                     entry = found.inbox.popleft()
@@ -333,6 +335,8 @@ class Mailbox:
         if entry.kind not in (Kind.JOINED, Kind.LEFT) or entry.seq <= found.members_at:
             return
         user = entry.body.decode("utf-8", "replace")
+        if entry.kind == Kind.LEFT and found.members.get(user, (0, 0))[0] >= entry.seq:
+            return  # who has processed this very entry is a member again; a Receipt said so before the log
         others = [MemberEntry(name, *at) for name, at in found.members.items() if name != user]
         if entry.kind == Kind.JOINED:
             # Earlier messages are not for the newcomer, so they do not wait for it.

@@ -64,6 +64,14 @@ class ServerSession(ServerConversations):
                 return
         super().receive_data(channel, data, end, now)
 
+    def receive_reset(self, channel: int, code: int, now: float) -> None:
+        """See Session.receive_reset; what was parked of that channel is forgotten with it."""
+        if self.state is SessionState.SIGNING_IN and channel != CONTROL:
+            self._parked = [piece for piece in self._parked if piece[0] != channel]
+            self._ends[channel] = code
+            return
+        super().receive_reset(channel, code, now)
+
     def path_changed(self, observed_address: str, now: float) -> None:
         """The client has a new address, and the path to it is validated: tell it, and the hub."""
         if self.state is SessionState.CLOSED or observed_address == self.observed_address:

@@ -307,6 +307,8 @@ class ServerConversations(Session):
         self._starved.discard(channel)
         self._fresh.pop(channel, None)
         self._hungry.pop(channel, None)
+        if channel.fetching:
+            self._fetches = deque(fetch for fetch in self._fetches if fetch.channel != channel.number)
         if self._by_name.get(channel.conversation) is channel:
             del self._by_name[channel.conversation]
             self._events.append(events.ChannelClosed(channel.number, channel.conversation))

@@ -76,6 +76,7 @@ class Conversations:
         )
 
         def opened(result: Result) -> None:
+            session.answered(self._environment.now())
             if isinstance(result, Refusal):
                 self._topics.release(topic)
                 session.refuse(event.channel, result.code, result.text)
@@ -135,6 +136,7 @@ class Conversations:
 
         def appended(result: Result) -> None:
             now = self._environment.now()
+            session.answered(now)
             if isinstance(result, Refusal):
                 session.reject(event.channel, event.message_id, result.code, result.text, now)
             else:
@@ -169,6 +171,7 @@ class Conversations:
 
         def read(entries: list[LogEntry]) -> None:
             now = self._environment.now()
+            session.answered(now)
             session.page(event.channel, event.ref, [_entry(e) for e in entries], now)
             self._pump(session)
 

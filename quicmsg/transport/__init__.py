@@ -62,6 +62,11 @@ class Pumped(Protocol):
         """Terminal, called once."""
         ...
 
+    def backlog_changed(self, size: int, now: float) -> bool:
+        """`size` bytes were taken from the session and are not acknowledged yet; whether this gave it
+        something to do."""
+        ...
+
     def get_timer(self) -> float | None:
         """When `handle_timer` wants to be called next."""
         ...

@@ -80,6 +80,8 @@ class Coupling:
     def feed(self, now: float) -> bool:
         """Give the session what arrived and its timer; whether it was given anything."""
         fed = self._take_events(now)
+        if self.session is not None and self.session.backlog_changed(self.connection.buffered, now):
+            fed = True
         return self._run_timers(now) or fed
 
     def _take_events(self, now: float) -> bool:

@@ -104,6 +104,10 @@ class Talk:
         consumed, self._consumed = self._consumed, []
         return consumed
 
+    def backlog_changed(self, size: int, now: float) -> bool:
+        """See Pumped."""
+        return False
+
     def take_close(self) -> tuple[int, str] | None:
         closing, self.closing = self.closing, None
         return closing
