@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conversing import client, drain, entry, message_id, open_verdict, said, send, server
 from generated_frames import CONVERSATION
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,58 +11,9 @@ from quicmsg import limits
 from quicmsg.errors import ErrorCode
 from quicmsg.protocol import events, frames
 from quicmsg.protocol.channels import Covered
-from quicmsg.protocol.client import ClientSession
-from quicmsg.protocol.codec import FrameReader, encode
-from quicmsg.protocol.frames import CONTROL, Entry
-from quicmsg.protocol.mailbox import Mailbox, outbox_row
+from quicmsg.protocol.codec import encode
+from quicmsg.protocol.mailbox import outbox_row
 from quicmsg.protocol.server import ServerSession
-from quicmsg.protocol.session import Session
-
-DEVICE = b"d" * 16
-ALICE = b"a" * 16
-
-
-def message_id(number: int) -> bytes:
-    return number.to_bytes(16, "big")
-
-
-def entry(seq: int, body: bytes = b"hi", *, device: bytes = DEVICE) -> Entry:
-    return Entry(seq, message_id(seq), "bob", device, 0, 0, body, seq)
-
-
-def send(number: int, body: bytes = b"hi") -> bytes:
-    return encode(frames.Send(message_id(number), 0, 0, body))
-
-
-def drain(session: Session) -> list[events.Event]:
-    return list(iter(session.next_event, None))
-
-
-def said(session: Session) -> dict[int, list[frames.Frame]]:
-    """What goes out, by channel."""
-    out = {}
-    for item in session.data_to_send():
-        reader = FrameReader(control=item.channel == CONTROL)
-        reader.feed(item.data)
-        out[item.channel] = list(iter(reader.next_frame, None))
-    return out
-
-
-def server(conversations: dict[int, str], *, head: int = 0) -> ServerSession:
-    """Signed in, with these channels opened."""
-    session = ServerSession(now=0.0)
-    session.connected(channel_binding=bytes(32), observed_address="192.0.2.1:1", now=0.0)
-    session.welcome(user="alice", device=ALICE, epoch=1, account_head=0, time_ms=0, now=0.0)
-    for number, name in conversations.items():
-        session.receive_data(number, encode(frames.Open(name, 0, 0, 0)), False, 0.0)
-        open_verdict(session, number, head=head)
-    session.data_to_send()
-    session.take_consumed()
-    return session
-
-
-def open_verdict(session: ServerSession, number: int, *, head: int = 0) -> None:
-    session.opened(number, epoch=1, oldest=1, head=head, position=0, reset=False, members=[], now=0.0)
 
 
 def deliver_all(session: ServerSession, body: bytes) -> int:
@@ -231,6 +183,33 @@ def test_more_channels_than_allowed_are_refused() -> None:
     assert dict(session.take_consumed())[number] == len(data)
 
 
+def test_client_takes_no_entry_with_a_gap_before_it() -> None:
+    """Nobody sees the third message before the second: the channel is aborted and opened again."""
+    session, mailbox = client()
+    mailbox.conversation("@bob")
+    session.service(0.0)
+    session.receive_data(1, encode(frames.Opened(1, 1, 3, 0, False, ())), False, 0.0)
+    session.data_to_send()
+    third = entry(3)
+    fields = [getattr(third, name) for name in third.__struct_fields__]
+    session.receive_data(1, encode(frames.Deliver(*fields)), False, 0.0)
+    (outgoing,) = session.data_to_send()
+    assert (outgoing.channel, outgoing.reset) == (1, ErrorCode.UNEXPECTED)
+    assert mailbox.take() is None
+    session.handle_timer(limits.REOPEN_DELAY)
+    assert said(session)[2] == [frames.Open("@bob", 1, 0, 0)]
+
+
+def test_bytes_behind_a_refused_open_are_credited() -> None:
+    """They were not read, and never will be: the connection's window must not shrink by them."""
+    session = server({})
+    data = encode(frames.Open("@bob", 0, 0, 0)) + send(1) + send(2)
+    session.receive_data(1, data, False, 0.0)
+    assert dict(session.take_consumed())[1] == len(data) - 2 * len(send(1))
+    session.refuse(1, ErrorCode.UNKNOWN, "")
+    assert session.take_consumed() == [(1, 2 * len(send(1)))]
+
+
 # ---- Accepted instead of Deliver ---------------------------------------------------------------
 
 
@@ -284,20 +263,6 @@ def test_client_passes_over_its_own_entries_and_acknowledges_only_what_was_sent(
 
 
 # ---- the client's channels ---------------------------------------------------------------------
-
-
-def client() -> tuple[ClientSession, Mailbox]:
-    mailbox = Mailbox("alice", ALICE)
-
-    def sign(binding: bytes) -> frames.Authenticate:
-        return frames.Authenticate("alice", bytes(32), bytes(64), "", "")
-
-    session = ClientSession(mailbox, sign=sign, agent="test", foreground=True, now=0.0)
-    session.connected(channel_binding=bytes(32), observed_address="192.0.2.1:1", now=0.0)
-    welcome = frames.Welcome(1, "alice", ALICE, 1, 0, "192.0.2.1:1", 0, limits.BODY_SIZE_MAX, ())
-    session.receive_data(CONTROL, encode(welcome), False, 0.0)
-    session.data_to_send()
-    return session, mailbox
 
 
 def test_least_recently_used_channel_makes_room() -> None:

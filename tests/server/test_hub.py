@@ -229,6 +229,19 @@ def test_private_reading_is_told_to_nobody_else(stage: Stage) -> None:
     assert bob.hears() == [frames.Receipt((frames.MemberEntry("bob", 1, 1),))]
 
 
+def test_private_and_public_reading_that_wait_together_are_not_mixed(stage: Stage) -> None:
+    """Coalescing must not make public what was read in private."""
+    alice, bob = talking(stage)
+    for number in (1, 2):
+        alice.sends(1, number)
+    alice.hears()
+    bob.hears()
+    stage.writer.deferred = True
+    bob.says(1, frames.Ack(2), frames.Ack(2), frames.Read(2, False), frames.Read(1, True))
+    stage.writer.commit()
+    assert alice.hears() == [frames.Receipt((frames.MemberEntry("bob", 2, 1),))]
+
+
 def test_full_store_queue_holds_submissions_in_their_order(stage: Stage) -> None:
     """What waits goes first when there is room; nothing overtakes it."""
     alice, bob = talking(stage)
