@@ -14,6 +14,9 @@ from quicmsg.store import LogEntry, MemberPosition
 
 ENTRY_OVERHEAD = 200
 """Bytes that an entry costs beside its body."""
+ORDER_SLACK = 1024
+"""Dead places in the order of eviction that are tolerated beside as many as there are live ones: few enough
+to cost nothing, enough that sweeping them out is rare."""
 
 
 class Topic:
@@ -43,6 +46,7 @@ class Topics:
         self._topics: dict[str, Topic] = {}
         self._order: deque[tuple[Topic, int]] = deque()
         self._size = 0
+        self._entries = 0
 
     def __len__(self) -> int:
         return len(self._topics)
@@ -66,6 +70,7 @@ class Topics:
         if topic.uses == 0 and self._topics.get(topic.key) is topic:
             del self._topics[topic.key]
             self._size -= sum(len(e.body) + ENTRY_OVERHEAD for e in topic.recent)
+            self._entries -= len(topic.recent)
             topic.recent.clear()
 
     def remember(self, topic: Topic, entry: LogEntry) -> None:
@@ -76,8 +81,19 @@ class Topics:
         topic.recent.append(entry)
         size = len(entry.body) + ENTRY_OVERHEAD
         self._size += size
+        self._entries += 1
         self._order.append((topic, entry.seq))
         while self._size > LOG_CACHE_SIZE and self._order:
             oldest, seq = self._order.popleft()
             if oldest.recent and oldest.recent[0].seq == seq:
                 self._size -= len(oldest.recent.popleft().body) + ENTRY_OVERHEAD
+                self._entries -= 1
+        if len(self._order) > 2 * self._entries + ORDER_SLACK:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Let go of released topics. Without it the order would grow for ever, since it shrinks by itself
+        only when the cache is full, which it never is when topics come and go."""
+        self._order = deque(
+            (topic, seq) for topic, seq in self._order if topic.recent and seq >= topic.recent[0].seq
+        )
