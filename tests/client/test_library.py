@@ -344,3 +344,39 @@ async def test_more_conversations_than_open_channels(world: World) -> None:
     assert sorted(await texts(bob, 150)) == sorted(f"to {name}" for name in names)
     for sent in last:
         await sent.delivered(timeout=20)
+
+
+async def test_a_large_backlog_in_many_conversations_gets_through(world: World) -> None:
+    """All windows together are more than a connection holds: the rest waits, and nothing is closed for it."""
+    alice = await world.join("alice")
+    bob = await world.join("bob")
+    await bob.close()
+    body = "x" * BODY_SIZE_MAX
+    names = [f"#g{number}" for number in range(18)]
+    for name in names:
+        await alice.create(name, ["bob"])
+    events = alice.events()
+    sent = [await alice.queue(name, body) for _ in range(17) for name in names]
+    for one in sent:
+        await one.stored(timeout=20)
+    bob = await world.join("bob")
+    assert len(await texts(bob, len(sent))) == len(sent)
+    assert not [e for e in iter(events.get_nowait, None) if isinstance(e, ConnectionChanged)]
+
+
+async def test_several_big_pages_of_history_at_once(world: World) -> None:
+    """Four pages of 1.6 MB are asked for at the same moment, and all come."""
+    alice, _ = await world.join("alice"), await world.join("bob")
+    sent = [await alice.queue("@bob", "x" * BODY_SIZE_MAX) for _ in range(100)]
+    await sent[-1].stored(timeout=20)
+    pages = await asyncio.gather(*(alice.history("@bob", limit=100) for _ in range(4)))
+    assert [len(page) for page in pages] == [100] * 4
+
+
+async def test_history_of_more_conversations_than_open_channels(world: World) -> None:
+    """A channel for each would be too many: idle ones are closed for it."""
+    alice = await world.join("alice")
+    names = [f"#g{number}" for number in range(140)]
+    for name in names:
+        await alice.create(name, [])
+    assert [len(await alice.history(name)) for name in names] == [1] * len(names)
