@@ -24,7 +24,6 @@ LAYERS: dict[str, set[str]] = {
     "config": {"errors", "limits"},
     "health": {"transport", "protocol", "config", "errors", "limits"},
     "version": set(),
-    "health": {"transport", "protocol", "config", "errors", "limits"},
     "client": {"transport", "protocol", "config", "version", "errors", "limits"},
     "server": {"transport", "store", "protocol", "certs", "config", "errors", "limits"},
     # The second implementation of the wire: written from the document, so it must not lean on the first.

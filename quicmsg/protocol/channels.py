@@ -12,8 +12,8 @@ from quicmsg.limits import (
     SUBMIT_WINDOW_MESSAGES,
     SUBMIT_WINDOW_SIZE,
 )
+from quicmsg.protocol.conversation import Conversation
 from quicmsg.protocol.frames import MemberEntry
-from quicmsg.protocol.mailbox import Conversation
 from quicmsg.protocol.outbox import OutboxMessage
 from quicmsg.protocol.session import Channel
 

@@ -13,9 +13,10 @@ from quicmsg import limits
 from quicmsg.errors import ErrorCode
 from quicmsg.protocol import events, frames
 from quicmsg.protocol.channels import ClientChannel
+from quicmsg.protocol.conversation import Conversation
 from quicmsg.protocol.frames import Entry, Frame
 from quicmsg.protocol.heartbeat import Heartbeat
-from quicmsg.protocol.mailbox import Conversation, Mailbox
+from quicmsg.protocol.mailbox import Mailbox
 from quicmsg.protocol.session import Channel, Session, SessionState
 
 

@@ -3,59 +3,19 @@
 The mailbox outlives connections: a new ClientSession on the same mailbox opens conversations after their
 positions and flushes the outbox in order. It is pure; the shell writes down (in the journal) what its
 events say, and calls `processed` only once that is on the disk.
-
-`members` is right as of `members_at`, and after it as far as the log is known (`received`): a tick counts
-only up to there, since somebody may have joined behind it. `unsure`: the account feed has counted a change
-that the open channel was to bring; if the channel is lost, the conversation has to be opened again.
-`owed` and `told`: the position that the server must learn, and the one that it confirmed (by a Receipt with
-our own name), so that a crash between processing and Ack costs nobody a tick; `read`, `read_told` likewise.
-Per conversation: `position` <= `received` <= `head`. Up to `position` everything is processed and in
-the journal; up to `received` it is in memory (inbox) or processed. Entries that this device sent itself
-come as Accepted instead of Deliver, so `own` keeps their seqs until the positions have passed them.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
 
 from quicmsg.errors import ErrorCode, ProtocolError
 from quicmsg.limits import SEQ_MAX
 from quicmsg.protocol import events
+from quicmsg.protocol.conversation import Conversation
 from quicmsg.protocol.frames import ChangeEntry, Entry, Kind, MemberEntry, Opened
 from quicmsg.protocol.outbox import Escalation, Outbox, OutboxMessage, Outcome
-
-
-@dataclass(slots=True, eq=False)
-class Conversation:
-    """One conversation as this device knows it (see the module text for the positions)."""
-
-    name: str
-    epoch: int = 0
-    position: int = 0
-    received: int = 0
-    head: int = 0
-    oldest: int = 1
-    stale: bool = False
-    told: int = 0
-    read: int = 0
-    read_public: bool = True
-    read_told: int = 0
-    owed: int = 0
-    resync_until: int = 0
-    members: dict[str, tuple[int, int]] = field(default_factory=dict)
-    members_at: int = 0
-    unsure: bool = False
-    own: set[int] = field(default_factory=set)
-    inbox: deque[Entry] = field(default_factory=deque)
-    taken: int = 0
-    delivered_mark: int = 0
-    read_mark: int = 0
-
-    def wants_channel(self) -> bool:
-        """Is there something that only an open channel can tell or ask (the outbox apart)?"""
-        return self.stale or self.head > self.received or self.read > self.read_told or self.owed > self.told
 
 
 class Mailbox:
@@ -105,10 +65,8 @@ class Mailbox:
         """The next thing to write down or to show, or None."""
         return self._events.popleft() if self._events else None
 
-    def take(
-        self, conversation: str | None = None, *, skip: Container[str] = ()
-    ) -> tuple[str, Entry] | None:
-        """The next entry for the program, in order of arrival, of none that is in `skip`; None: nothing waits.
+    def take(self, conversation: str | None = None, *, skip: Container[str] = ()) -> tuple[str, Entry] | None:
+        """The next entry for the program, in order of arrival, none of those in `skip`; None: nothing waits.
 
         Own entries of this device never come here. The caller must call `processed` for each, in order."""
         for _ in range(len(self._arrivals)):
