@@ -16,6 +16,7 @@ How it is built:
 - Receipts are positions, that is, state: a lost one is repaired by the next.
 
 Reading order: `frames.py` (what is said), `codec.py` (bytes), `session.py` (what both ends share),
-`heartbeat.py`, `outbox.py`, `conversation.py` and `mailbox.py` (what a client knows), `client.py`, `channels.py`, `server.py`,
-`events.py`; then `quicmsg/server/hub.py`, `quicmsg/transport/quic.py`, `quicmsg/client/__init__.py`.
+`heartbeat.py`, `outbox.py`, `conversation.py` and `mailbox.py` (what a client knows), `client.py`,
+`channels.py`, `server.py`, `events.py`; then `quicmsg/server/hub.py`, `quicmsg/transport/quic.py`,
+`quicmsg/client/__init__.py`.
 """

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)]
 
-from namespaces import missing  # noqa: E402 - it is found there, also when this file is run on its own
-from trouble import HEADER, LOSSES, TROUBLES, run  # noqa: E402
+from namespaces import missing
+from trouble import HEADER, LOSSES, TROUBLES, run
 
 
 def main(kinds: list[str]) -> int:
