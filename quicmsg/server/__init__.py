@@ -32,6 +32,7 @@ from quicmsg.transport.quic import Link, Listener, listen
 
 logger = logging.getLogger(__name__)
 KEYS_SIZE = 64
+_USABLE_BY_OTHERS = 0o077
 
 
 class Shell:
@@ -194,6 +195,8 @@ def _transport_keys(directory: Path) -> bytes:
     """Keys for stateless resets and Retry, kept over restarts so that clients notice one at once."""
     path = directory / "transport.key"
     try:
+        # The store may be elsewhere, so that nobody else has made it.
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             fresh = path.with_suffix(".new")
             fresh.unlink(missing_ok=True)
@@ -201,11 +204,17 @@ def _transport_keys(directory: Path) -> bytes:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(KEYS_SIZE))
             fresh.rename(path)
-        keys = path.read_bytes()
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            keys = file.read()
     except OSError as error:
         raise ConfigurationError(
             f"cannot use {path}: {error.strerror or error}; give --data a directory of this user"
         ) from error
+    if os.name == "posix" and mode & _USABLE_BY_OTHERS:
+        raise ConfigurationError(
+            f"{path} can be used by others (mode {mode & 0o777:04o}): run  chmod 600 {path}"
+        )
     if len(keys) != KEYS_SIZE:
         raise ConfigurationError(f"{path} is damaged: delete it, a new one is made at the next start")
     return keys
