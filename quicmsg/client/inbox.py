@@ -33,9 +33,7 @@ class Messages:
                 if self._postbox.failure is not None:
                     raise self._postbox.failure
                 await self._wait()
-            elif await self._postbox.is_repeated(*item):
-                self._postbox.processed(*item)
-            else:
+            elif await self._is_new(item):
                 self._held = item
                 return message_of(*item, self._user)
         raise StopAsyncIteration
@@ -57,6 +55,19 @@ class Messages:
             held, self._held = self._held, None
             self._postbox.put_back(*held)
         self._postbox.arrived.set()
+
+    async def _is_new(self, item: tuple[str, Entry]) -> bool:
+        """What is not new is processed here; who is cancelled or closed meanwhile leaves it to the next."""
+        try:
+            repeated = await self._postbox.is_repeated(*item)
+        except BaseException:
+            self._postbox.put_back(*item)
+            raise
+        if self._closed:
+            self._postbox.put_back(*item)
+        elif repeated:
+            self._postbox.processed(*item)
+        return not (repeated or self._closed)
 
     async def _wait(self) -> None:
         # Several consumers may wait: the event only says "look again", and each looks.

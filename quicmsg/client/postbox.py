@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from quicmsg.client.journal import (
     Cancelled,
@@ -44,12 +45,13 @@ from quicmsg.client.values import (
 )
 from quicmsg.errors import ErrorCode, QuicmsgError, RefusedError
 from quicmsg.protocol import events
+from quicmsg.protocol.conversation import Conversation as Known
 from quicmsg.protocol.frames import Entry, Kind
-from quicmsg.protocol.mailbox import Conversation as Known
 from quicmsg.protocol.mailbox import Mailbox
 from quicmsg.protocol.outbox import OutboxMessage, Outcome
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 _CHANGES = {Kind.CREATED: "created", Kind.JOINED: "joined", Kind.LEFT: "left"}
 
 
@@ -69,8 +71,11 @@ class Postbox:
         self.arrived = asyncio.Event()
         self.failure: QuicmsgError | None = None
         self._touched = touched
+        # Conversations of which an entry is with a consumer, and the epoch of the log that it came from.
+        self._out: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
         self._cancelled: set[bytes] = set()
+        self._commands: set[asyncio.Task[Any]] = set()
         self._ticks: deque[events.PositionsChanged] = deque()
         self._ticking: asyncio.Task[None] | None = None
 
@@ -109,6 +114,25 @@ class Postbox:
 
     async def queue(self, conversation: str, body: bytes, message_id: bytes | None) -> Sent:
         """Put a message into the outbox, on the disk. Raises RefusedError (CONFLICT, LIMIT)."""
+        return await self._whole(self._queue(conversation, body, message_id))
+
+    async def resend(self, message_id: bytes) -> Sent:
+        """By hand, under the same id: a second copy cannot come of it."""
+        return await self._whole(self._resend(message_id))
+
+    async def cancel(self, message_id: bytes) -> None:
+        """By hand: take it out of the outbox. It may have been stored already."""
+        await self._whole(self._cancel(message_id))
+
+    async def _whole(self, command: Coroutine[Any, Any, T]) -> T:
+        # The write happens also if the caller is cancelled (a timeout, say) while it waits for it; what
+        # follows must then happen as well, or the message is in the journal's outbox and in nobody's line.
+        task = self._loop.create_task(command)
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+        return await asyncio.shield(task)
+
+    async def _queue(self, conversation: str, body: bytes, message_id: bytes | None) -> Sent:
         if message_id is None:
             message_id = fresh_message_id()
         else:
@@ -126,41 +150,46 @@ class Postbox:
             Queue(message_id, conversation, Kind.TEXT, 0, body, time.time_ns() // 1_000_000)
         )
         if message_id in self.mailbox.outbox:
-            return await self.resend(message_id)  # it waits here already, perhaps failed or rejected
+            return await self._resend(message_id)  # it waits here already, perhaps failed or rejected
         now = self._loop.time()
         self.mailbox.submit(OutboxMessage(message_id, conversation, Kind.TEXT, 0, body, now), now)
         self._state(message_id, conversation, State.QUEUED)
         self._touched()
         return sent
 
-    async def resend(self, message_id: bytes) -> Sent:
-        """By hand, under the same id: a second copy cannot come of it."""
+    async def _resend(self, message_id: bytes) -> Sent:
         message = self.mailbox.outbox.get(message_id)
         if message is None:
             raise self._not_here(message_id)
+        sent = self.tracker.handle(message_id, message.conversation)
         await self.journal.write(Requeued(message_id))
-        self.mailbox.resend(message_id, self._loop.time())
-        self._state(message_id, message.conversation, State.QUEUED)
-        self._touched()
-        return self.tracker.handle(message_id, message.conversation)
+        # It may have been answered, or cancelled, during the write: then that is what there is to tell.
+        if self.mailbox.resend(message_id, self._loop.time()) is not None:
+            self._state(message_id, message.conversation, State.QUEUED)
+            self._touched()
+        return sent
 
-    async def cancel(self, message_id: bytes) -> None:
-        """By hand: take it out of the outbox. It may have been stored already."""
+    async def _cancel(self, message_id: bytes) -> None:
         message = self.mailbox.outbox.get(message_id)
         if message is None:
             raise self._not_here(message_id)
         await self.journal.write(Cancelled(message_id))
-        self.mailbox.outbox.cancel(message_id, self._loop.time())
-        self._cancelled.add(message_id)
-        self._state(message_id, message.conversation, State.CANCELLED)
+        if self.mailbox.outbox.cancel(message_id, self._loop.time()) is not None:
+            self._cancelled.add(message_id)
+            self._state(message_id, message.conversation, State.CANCELLED)
 
     # ---- the program's side: receiving
 
     def take(self, conversation: str | None) -> tuple[str, Entry] | None:
-        """The next entry that the program should see; what is not for it is processed here."""
-        while (item := self.mailbox.take(conversation)) is not None:
+        """The next entry that the program should see; what is not for it is processed here.
+
+        Until it is `processed` or `put_back`, nobody gets another of its conversation: a position is all that
+        is kept, and the later entry's would pass over the earlier one.
+        """
+        while (item := self.mailbox.take(conversation, skip=self._out)) is not None:
             name, entry = item
             if entry.kind == Kind.TEXT or entry.kind not in _CHANGES:
+                self._out[name] = self.mailbox.conversations[name].epoch
                 return item
             user = entry.body.decode("utf-8", "replace") or entry.sender
             change = _CHANGES[Kind(entry.kind)]
@@ -170,7 +199,10 @@ class Postbox:
 
     def put_back(self, conversation: str, entry: Entry) -> None:
         """It was taken, but not processed: it comes again."""
-        self.mailbox.put_back(conversation, entry)
+        found = self.mailbox.conversations[conversation]
+        # Of a log that was replaced, or forgotten so far, since: the server tells what is there now.
+        if self._out.pop(conversation) == found.epoch and found.taken == entry.seq:
+            self.mailbox.put_back(conversation, entry)
         self.arrived.set()
 
     async def is_repeated(self, conversation: str, entry: Entry) -> bool:
@@ -182,7 +214,8 @@ class Postbox:
     def processed(self, conversation: str, entry: Entry) -> None:
         """The program is done with it: write that down, then acknowledge."""
         position = self.mailbox.position_after(conversation, entry.seq)
-        epoch = self.mailbox.conversations[conversation].epoch
+        epoch = self._out.pop(conversation, self.mailbox.conversations[conversation].epoch)
+        self.arrived.set()
 
         def durable(error: QuicmsgError | None) -> None:
             if self._is_fine(error):
@@ -290,6 +323,8 @@ class Postbox:
 
     async def settle(self) -> None:
         """Wait until everything that was reported so far is written and told."""
+        if self._commands:
+            await asyncio.wait(self._commands)
         await self.journal.write()
         if self._ticking is not None:
             await self._ticking
