@@ -196,6 +196,8 @@ one core can store: the windows keep sessions fair below it."""
 SEND_BURST: Final = 20_000
 DRAIN_TIMEOUT: Final = 5.0
 """From SIGTERM until connections that do not close are dropped; below docker's grace period of 10 s."""
+STRANGER_LOGS_PER_SECOND: Final = 10
+"""Lines about refused sign-ins and connections that ended without one: an attack shows, and fills no disk."""
 CERTIFICATE_CHECK_INTERVAL: Final = 12 * 3600.0
 """How often a running server looks whether its certificate must be renewed."""
 CERTIFICATE_LIFETIME_DAYS: Final = 397

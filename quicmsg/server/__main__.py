@@ -62,7 +62,8 @@ def serve(
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(name)s %(message)s"
     )
-    logging.getLogger("quic").setLevel(logging.WARNING)
+    # aioquic warns about each packet that breaks the rules: any stranger could flood the log with it.
+    logging.getLogger("quic").setLevel(logging.ERROR)
     try:
         addresses = tuple(parse_address(text) for text in listen)
         settings = Settings(addresses, data, certs, store, names, invite_only, hint)

@@ -19,6 +19,7 @@ from quicmsg.protocol.session import SessionState
 from quicmsg.protocol.signin import sign_in_message
 from quicmsg.server.conversations import Conversations, address_for
 from quicmsg.server.directory import Directory, Environment, Peer, Submitter
+from quicmsg.server.strangers import Strangers
 from quicmsg.store import (
     Change,
     ChangeMember,
@@ -51,6 +52,7 @@ class Hub:
         self._invite_only = invite_only
         self._submitter = Submitter(writer)
         self._directory = Directory()
+        self._strangers = Strangers(environment)
         self._conversations = Conversations(writer, self._submitter, self._directory, environment, self.pump)
 
     # ---- sessions come and go
@@ -130,9 +132,8 @@ class Hub:
         self._directory.remove(peer)
         for channel in list(peer.topics):
             self._conversations.closed(peer, channel)
-        self._environment.log(
-            "ended", user=session.user, address=session.observed_address, code=event.code, why=event.text
-        )
+        log = self._environment.log if session.user else self._strangers.log
+        log("ended", user=session.user, address=session.observed_address, code=event.code, why=event.text)
         peer.wake()
 
     def _sign_in(self, peer: Peer, event: events.SignInRequested) -> None:
@@ -154,7 +155,7 @@ class Hub:
         self._submitter.submit(operation, signed_in)
 
     def _refuse_sign_in(self, peer: Peer, user: str, code: ErrorCode, text: str) -> None:
-        self._environment.log(
+        self._strangers.log(
             "refused", user=user, address=peer.session.observed_address, code=int(code), why=text
         )
         peer.session.refuse_sign_in(code, text, self._environment.now())
