@@ -72,7 +72,10 @@ def prepare(lock: Path) -> None:
 
 
 def make_venv() -> None:
-    """Make .venv, or complete one that was left half made."""
+    """Make .venv, or make it anew where it does not work (half made, or its Python is gone)."""
+    # A good one is kept, whichever Python made it: making it over with another one would break it.
+    if works():
+        return
     try:
         # Debian and Ubuntu ship both modules in a package of their own.
         import ensurepip  # noqa: F401
@@ -81,9 +84,18 @@ def make_venv() -> None:
         sys.exit("python's venv module is missing: on Debian or Ubuntu run  apt-get install python3-venv")
     say(f"making {VENV.name}")
     try:
-        venv.create(VENV, with_pip=True, clear=not PYTHON.exists())
+        venv.create(VENV, with_pip=True, clear=True)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"{VENV.name} could not be made: {error}")
+
+
+def works() -> bool:
+    """Is there a .venv whose Python can install packages?"""
+    try:
+        command = [str(PYTHON), "-c", "import pip, ssl"]
+        return PYTHON.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def pip(*arguments: str) -> None:

@@ -9,12 +9,13 @@ from types import TracebackType
 
 from quicmsg import limits
 from quicmsg.client.checks import check_address, check_group, check_name, encode_text
-from quicmsg.client.connector import Connector, Target
+from quicmsg.client.connector import Connector
 from quicmsg.client.identity import Identity
 from quicmsg.client.inbox import Inbox, Messages
 from quicmsg.client.journal import HistoryPage, Journal, JournalFile, MessageState
 from quicmsg.client.postbox import Postbox
 from quicmsg.client.requests import Requests
+from quicmsg.client.target import Target
 from quicmsg.client.tracking import Events, Sent, Tracker
 from quicmsg.client.values import (
     Connection,
@@ -81,7 +82,7 @@ class Client:
             active=self._drain,
             local_address=local_address,
         )
-        self._requests = Requests(self._live_session, self._touched)
+        self._requests = Requests(lambda: self._connector.session, self._touched)
         self._was_up = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._touch_pending = False
@@ -143,9 +144,8 @@ class Client:
 
     async def outbox(self) -> list[OutboxMessage]:
         """What the server has not accepted, in the order in which it will be sent."""
-        rows = await self._journal.read(JournalFile.outbox)
         found = []
-        for row in rows:
+        for row in await self._journal.read(JournalFile.outbox):
             live = self._mailbox.outbox.get(row.message_id)
             failed = live is not None and live.outcome is Outcome.FAILED
             state = State.FAILED if failed else State(row.state.value)
@@ -204,8 +204,8 @@ class Client:
         return [message_of(conversation, entry, self.user) for entry in collected]
 
     def conversations(self) -> list[str]:
-        """Every conversation that this device knows."""
-        return sorted(self._mailbox.conversations)
+        """The conversations that this user is in, as far as this device knows."""
+        return sorted(c.name for c in self._mailbox.conversations.values() if self.user in c.members)
 
     # ---- groups and devices
 
@@ -283,13 +283,15 @@ class Client:
         self._inbox.close()
         if self._timer is not None:
             self._timer.cancel()
-        with contextlib.suppress(StorageError):
-            await self._postbox.settle()
-        self._service()
-        await self._connector.close()
-        self._requests.abandon(ConnectError("this client was closed"))
-        self._tracker.close()
-        await self._journal.close()
+        try:
+            with contextlib.suppress(StorageError):
+                await self._postbox.settle()
+            self._service()
+            await self._connector.close()
+        finally:
+            self._requests.abandon(ConnectError("this client was closed"))
+            self._tracker.close()
+            await self._journal.close()
 
     # ---- private: sessions
 
@@ -362,9 +364,6 @@ class Client:
                 pass
             case _:
                 raise AssertionError(f"a client session reported {event}")
-
-    def _live_session(self) -> ClientSession | None:
-        return self._connector.session if self.is_up else None
 
     def _arm(self) -> None:
         """One timer for the outbox's escalation clock."""

@@ -13,15 +13,16 @@ _NAME = re.compile(NAME_PATTERN)
 
 
 def encode_text(text: str) -> bytes:
-    """The body of a text message. Raises RefusedError: too long, or not valid Unicode."""
+    """The body of a text message. Raises RefusedError: empty, too long, or not valid Unicode."""
     try:
         body = text.encode()
     except UnicodeEncodeError as error:
         raise RefusedError("the text is not valid Unicode (it has lone surrogates)") from error
+    if not body:
+        raise RefusedError("the text is empty: there is nothing to send", code=ErrorCode.MALFORMED)
     if len(body) > limits.BODY_SIZE_MAX:
         raise RefusedError(
-            f"the text has {len(body)} bytes; the limit is {limits.BODY_SIZE_MAX}: "
-            "split it, or send it as a file",
+            f"the text has {len(body)} bytes; the limit is {limits.BODY_SIZE_MAX}: split it",
             code=ErrorCode.TOO_BIG,
         )
     return body

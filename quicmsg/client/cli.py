@@ -27,7 +27,20 @@ from quicmsg.limits import HISTORY_MAX, SEQ_MAX
 if TYPE_CHECKING:
     from quicmsg.client.cli_commands import Answer
 
-SECONDS = click.FloatRange(min=0, min_open=True, max=10**6)
+
+class Seconds(click.FloatRange):
+    """A positive number of seconds; also not "nan", which is in every range and below nothing."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = super().convert(value, param, ctx)
+        if seconds != seconds:
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return float(seconds)
+
+
+SECONDS = Seconds(min=0, min_open=True, max=10**6)
 UNTIL = click.option(
     "--until", type=click.Choice(["stored", "delivered", "read"]), default="stored", show_default=True,
     help="The state to wait for: durable on the server; processed by every other member; read by them.",

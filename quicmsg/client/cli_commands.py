@@ -40,7 +40,7 @@ class Answer:
 def text_of(argument: str) -> str:
     """The text to send: the argument, or for `-` what stdin says. Raises ConfigurationError, RefusedError."""
     if argument != "-":
-        return _not_empty(argument)
+        return argument
     collected = bytearray()
     try:
         while len(collected) <= BODY_SIZE_MAX + 1 and (data := os.read(STDIN, BODY_SIZE_MAX + 2)):
@@ -50,15 +50,9 @@ def text_of(argument: str) -> str:
         raise ConfigurationError(f"stdin cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         if len(collected) <= BODY_SIZE_MAX + 1:
-            raise ConfigurationError("what stdin says is not UTF-8 text: nothing was sent") from error
+            raise RefusedError("what stdin says is not UTF-8 text: nothing was sent") from error
         text = collected.decode("utf-8", "replace")  # too long anyhow: the size is what will be told
-    return _not_empty(text.removesuffix("\n"))
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise ConfigurationError("the text is empty: nothing was sent")
-    return text
+    return text.removesuffix("\n")
 
 
 async def send(

@@ -13,9 +13,9 @@ from typing import Any
 
 from quicmsg import limits
 from quicmsg.client.api import Client
-from quicmsg.client.connector import Target
 from quicmsg.client.identity import Pins, data_directory, load_or_create, state_directory
 from quicmsg.client.journal import Journal
+from quicmsg.client.target import Target
 from quicmsg.config import format_address, parse_address
 from quicmsg.errors import CertificateError, ConfigurationError
 from quicmsg.protocol.frames import NAME_PATTERN

@@ -105,14 +105,16 @@ class Mailbox:
 
     def submit(self, message: OutboxMessage, now: float) -> None:
         """A message that the journal has committed enters its conversation's line."""
-        self.conversation(message.conversation)
         self.outbox.add(message, now)
-        self.touched[message.conversation] = None
+        if message.outcome is not Outcome.REJECTED:
+            self.conversation(message.conversation)
+            self.touched[message.conversation] = None
 
     def resend(self, message_id: bytes, now: float) -> OutboxMessage | None:
         """By hand: see `Outbox.resend`. None: it is not in the outbox."""
         message = self.outbox.resend(message_id, now)
         if message is not None:
+            self.conversation(message.conversation)
             self.touched[message.conversation] = None
         return message
 
@@ -274,6 +276,7 @@ class Mailbox:
         found.head = found.received
         found.told = found.owed
         found.read_told = found.read
+        found.members.clear()
         self._events.append(events.ConversationRefused(name, code, text))
         self.reject_all(name, code, text, now)
 

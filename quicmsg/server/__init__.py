@@ -87,7 +87,7 @@ class Server:
     @classmethod
     async def start(cls, settings: Settings) -> Server:
         """Open the store, make or renew the certificate, listen. Raises ConfigurationError in words."""
-        server = cls(settings, certs.ensure(settings.certs, names=settings.names))
+        server = cls(settings, certs.ensure(settings.certs, names=settings.certificate_names()))
         try:
             await server._open()
         except BaseException:
@@ -173,7 +173,7 @@ class Server:
     def _renew(self) -> None:
         self._renewal = self._loop.call_later(CERTIFICATE_CHECK_INTERVAL, self._renew)
         try:
-            certificate = certs.ensure(self.settings.certs, names=self.settings.names)
+            certificate = certs.ensure(self.settings.certs, names=self.settings.certificate_names())
             if certificate.renewed:
                 self.certificate = certificate
                 self._listener.set_certificate(

@@ -25,6 +25,10 @@ class Settings:
     invite_only: bool = False
     hint: str = ""
 
+    def certificate_names(self) -> tuple[str, ...]:
+        """Names and addresses for the certificate: those that were given, and those listened at."""
+        return (*self.names, *(host for host, _ in self.listen if host))
+
     def store_path(self) -> Path:
         """The SQLite file. Raises ConfigurationError for an engine that this version does not have."""
         if self.store is None:

@@ -380,3 +380,20 @@ async def test_history_of_more_conversations_than_open_channels(world: World) ->
     for name in names:
         await alice.create(name, [])
     assert [len(await alice.history(name)) for name in names] == [1] * len(names)
+
+
+async def test_only_conversations_that_one_is_in_are_listed(world: World) -> None:
+    """Not those that were refused, also not after a restart with the refused message still in the outbox."""
+    alice = await world.join("alice")
+    await world.join("bob")
+    await alice.send("@bob", "hello")
+    with pytest.raises(quicmsg.RefusedError):
+        await alice.send("#nowhere", "hello?")
+    assert alice.conversations() == ["@bob"]
+    await alice.close()
+    alice = await world.join("alice")
+    events = alice.events()
+    await alice.send("@bob", "again")
+    assert alice.conversations() == ["@bob"]
+    assert [row.state for row in await alice.outbox()] == [State.REJECTED]
+    assert not [e for e in iter(events.get_nowait, None) if isinstance(e, quicmsg.ConversationLost)]
