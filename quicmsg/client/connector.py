@@ -11,16 +11,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
-import certifi
+from collections.abc import Awaitable, Callable, Coroutine
 
 from quicmsg import limits
-from quicmsg.client.identity import Pins
 from quicmsg.client.roamer import Roamer
 from quicmsg.client.scout import Scout
+from quicmsg.client.target import Target
 from quicmsg.client.values import Connection, ConnectionChanged
 from quicmsg.errors import (
     CertificateError,
@@ -37,18 +33,6 @@ from quicmsg.protocol.session import SessionState
 from quicmsg.transport.quic import Link, Trust, dial
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where to connect and whom to believe. `announce` is told the fingerprint of an authority that is
-    met for the first time, before it is pinned."""
-
-    host: str
-    port: int
-    ca_file: Path | None
-    pins: Pins
-    announce: Callable[[str], None]
 
 
 class Connector:
@@ -98,7 +82,7 @@ class Connector:
 
     def start(self) -> None:
         """Begin to connect, and stay connected until `close`."""
-        self._runner = self._loop.create_task(self._run())
+        self._runner = self._loop.create_task(self._guarded(self._run()))
         self._roamer.start()
 
     async def close(self) -> None:
@@ -139,9 +123,10 @@ class Connector:
 
     def pump(self) -> None:
         """The session was called outside of its transport: take its events."""
-        if self.link is not None and self.session is not None:
-            self._on_activity(self.link)
-            self.link.flush()
+        link = self.link
+        if link is not None and self.session is not None:
+            self._on_activity(link)  # which may end it; what the session said last still goes out
+            link.flush()
 
     # ---- private: the reconnecting task
 
@@ -157,8 +142,7 @@ class Connector:
                         None,
                     )  # it moved there, and the address is gone
                     continue
-                self.fatal, self._told = error, None  # told, also where "down" was told before
-                self._set(Connection.DOWN, reason=str(error))
+                self._give_up(error)
                 return
             except QuicmsgError as error:
                 self.last_error = error
@@ -173,6 +157,24 @@ class Connector:
                     delay = limits.REPLACED_DELAY
             await self._pause(random.uniform(0, delay))
             delay = min(max(delay, limits.RECONNECT_MIN) * limits.RECONNECT_FACTOR, limits.RECONNECT_MAX)
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        """A bug in here ends the client in words: nobody would notice a task that died."""
+        try:
+            await work
+        except Exception as error:
+            logger.debug("! the connection's task failed", exc_info=True)
+            self._give_up(QuicmsgError(f"a fault in quicmsg, and the connection is given up: {error!r}"))
+            for task in (self._race, self._runner):
+                if task is not None and task is not asyncio.current_task():
+                    task.cancel()
+            if self.session is not None and self.link is not None:
+                self.session.close(ErrorCode.INTERNAL, "a fault in the client", now=self._loop.time())
+                self.link.flush()
+
+    def _give_up(self, error: QuicmsgError) -> None:
+        self.fatal, self._told = error, None  # told, also where "down" was told before
+        self._set(Connection.DOWN, reason=str(error))
 
     async def _while_connected(self, link: Link | None) -> None:
         while link is not None and not self._closing:
@@ -211,34 +213,20 @@ class Connector:
 
     async def _dial(self, session: ClientSession | Scout) -> Link:
         target = self._target
-        pinned = target.pins.get(target.host, target.port)
-        if target.ca_file is not None:
-            return await self._dial_with(session, Trust(ca_file=target.ca_file))
-        if pinned is not None:
-            return await self._dial_with(session, Trust(fingerprint=pinned))
-        try:
-            return await self._dial_with(session, Trust(ca_file=Path(certifi.where())))
-        except CertificateError as error:
-            if error.fingerprint is None:
-                raise
-            # First contact with an authority that nobody vouches for: shown and pinned, as SSH does.
-            link = await self._dial_with(session, Trust(fingerprint=error.fingerprint))
-            target.announce(error.fingerprint)
-            target.pins.pin(target.host, target.port, error.fingerprint)
-            return link
 
-    async def _dial_with(self, session: ClientSession | Scout, trust: Trust) -> Link:
-        target = self._target
-        return await dial(
-            target.host,
-            target.port,
-            server_name=target.host,
-            trust=trust,
-            session=session,
-            on_activity=self._on_activity,
-            local_address=self._roamer.local_address,
-            timeout=limits.CONNECT_TIMEOUT,
-        )
+        def dial_trusting(trust: Trust) -> Awaitable[Link]:
+            return dial(
+                target.host,
+                target.port,
+                server_name=target.host,
+                trust=trust,
+                session=session,
+                on_activity=self._on_activity,
+                local_address=self._roamer.local_address,
+                timeout=limits.CONNECT_TIMEOUT,
+            )
+
+        return await target.dial(dial_trusting)
 
     # ---- private: what a session reports
 
@@ -342,7 +330,7 @@ class Connector:
             return
         # When it is about silence, the first word of the server ends it; else only its own result does.
         self._race_until_heard = self.session is not None and self.session.heartbeat.misses > 0
-        self._race = self._loop.create_task(self._run_race())
+        self._race = self._loop.create_task(self._guarded(self._run_race()))
 
     async def _run_race(self) -> None:
         """A second connection beside the first. It wins by being welcomed; it is called off when the first is

@@ -7,9 +7,11 @@ own and is linked with a code.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,8 @@ from quicmsg.protocol.signin import device_of, sign_in_message
 
 KEY_FILE: Final = "device.key"
 PINS_FILE: Final = "pins.json"
+PUBLIC: Final = "public"
+"""In place of a fingerprint: a public authority vouched for this server, so from then on one has to."""
 
 
 def data_directory(data: Path | None) -> Path:
@@ -100,7 +104,7 @@ def load_or_create(directory: Path) -> Identity:
 
 
 class Pins:
-    """Certificates that were trusted when their server was first met, by host and port.
+    """What vouched for a server when it was first met, by host and port: a certificate, or PUBLIC.
 
     The directory is the client's data directory: all users of this computer account share what is known of
     a server. A fingerprint is the SHA-256 of the certificate in hexadecimal.
@@ -110,7 +114,7 @@ class Pins:
         self.path = directory / PINS_FILE
 
     def get(self, host: str, port: int) -> str | None:
-        """The fingerprint that was pinned, or None: this server was never met. Raises ConfigurationError."""
+        """The fingerprint that was pinned, or PUBLIC; None: never met. Raises ConfigurationError."""
         return self._load().get(_server(host, port))
 
     def check(self, host: str, port: int, fingerprint: str) -> bool:
@@ -130,21 +134,36 @@ class Pins:
 
         Raises CertificateError when another one is pinned, ConfigurationError.
         """
+        with self._locked():
+            if not self.check(host, port, fingerprint):
+                self._save(self._load() | {_server(host, port): fingerprint.lower()})
+
+    def unpin(self, host: str, port: int, fingerprint: str) -> None:
+        """Take this pin back: the server was not met after all. Raises ConfigurationError."""
+        with self._locked():
+            if self.get(host, port) == fingerprint.lower():
+                pins = self._load()
+                del pins[_server(host, port)]
+                self._save(pins)
+
+    # ---- private
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Two processes that meet two servers at once must not lose one of the pins.
         private_files.make_directory(self.path.parent)
         try:
-            # Two processes that meet two servers at once must not lose one of the pins.
             lock = private_files.lock(self.path.with_name(f"{PINS_FILE}.lock"), wait=True)
             assert lock is not None
             try:
-                if not self.check(host, port, fingerprint):
-                    pins = self._load() | {_server(host, port): fingerprint.lower()}
-                    private_files.replace(self.path, json.dumps(pins, indent=0, sort_keys=True).encode())
+                yield
             finally:
                 os.close(lock)
         except OSError as error:
             raise private_files.unusable(self.path, error) from error
 
-    # ---- private
+    def _save(self, pins: dict[str, str]) -> None:
+        private_files.replace(self.path, json.dumps(pins, indent=0, sort_keys=True).encode())
 
     def _load(self) -> dict[str, str]:
         try:
@@ -172,11 +191,12 @@ class Pins:
         lines = self.path.read_text().splitlines()
         number = next((n for n, line in enumerate(lines, 1) if f'"{server}"' in line), None)
         where = self.path if number is None else f"line {number} of {self.path}"
+        trusted = "one that a public authority vouches for" if pinned == PUBLIC else pinned
         return CertificateError(
             f"the certificate of {server} is not the one that was trusted before: either somebody is between "
             "you and the server, or the server was set up anew. Nothing was sent. Trusted was "
-            f"{pinned}, offered is {fingerprint}. Ask whoever runs the server, over another way; only if the "
-            f"change is theirs, remove {where} (the entry {server!r}) and connect again"
+            f"{trusted}, offered is {fingerprint}. Ask whoever runs the server, over another way; only if "
+            f"the change is theirs, remove {where} (the entry {server!r}) and connect again"
         )
 
 

@@ -25,7 +25,8 @@ class Requests:
     """All questions under way.
 
     Args:
-        session: the session to ask, or None while there is no connection.
+        session: the session to ask, or None while there is no connection. A silent one is asked too: the
+            stream is reliable, and a session that takes over is asked anew.
         asked: called after something was asked, so that it goes out.
     """
 

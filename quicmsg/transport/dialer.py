@@ -173,6 +173,8 @@ async def _resolve(host: str, port: int, local_address: str | None) -> list[Addr
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except OSError as error:
         raise ConnectError(f"the name {host} does not resolve: {error.strerror or error}") from error
+    except UnicodeError as error:  # an empty label, or one of more than 63 characters
+        raise ConnectError(f"{host!r} cannot be a host name: {error}") from error
     first: list[Address] = []
     second: list[Address] = []
     for family, *_, address in found:
