@@ -1,7 +1,7 @@
 """A simulated world: one seed is a whole run of server, clients, network and disks, in virtual time.
 
 The real mailbox, sessions, hub and memory store run here; clock, network, disks and people are simulated
-(`kernel`, `network`, `server`, `device`, `journal`). A seed draws its own mix of faults and limits
-(`settings`); `simulation` runs it; `checker` says whether what happened keeps the contract; `mutants` are bugs
-that it must find. `python -m tests.world --help` runs many seeds, or one with a trace.
+(`kernel`, `network`, `server`, `connected`, `device`, `journal`). A seed draws its own mix of faults and
+limits (`settings`); `simulation` runs it; `checker` says whether what happened keeps the contract; `mutants`
+are bugs that it must find; `story` is a world for scenario tests. `python -m tests.world --help`.
 """

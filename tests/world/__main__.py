@@ -10,6 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from world.mutants import hunt
+from world.planting import MUTANTS
 from world.settings import draw
 from world.simulation import simulate
 
@@ -21,7 +23,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--frames", action="store_true", help="with --trace: every frame too")
+    parser.add_argument("--mutants", action="store_true", help="plant each known bug and look for it")
+    parser.add_argument("--mutant", help="only this one")
     arguments = parser.parse_args()
+    if arguments.mutants or arguments.mutant:
+        return hunt_all([arguments.mutant] if arguments.mutant else list(MUTANTS))
     if arguments.seed is not None:
         return replay(arguments.seed, trace=arguments.trace, frames=arguments.frames)
     return run_many(arguments.first_seed, arguments.seeds)
@@ -34,6 +40,21 @@ def replay(seed: int, *, trace: bool, frames: bool) -> int:
     for problem in outcome.problems:
         print("  " + problem)
     return 1 if outcome.problems else 0
+
+
+def hunt_all(names: list[str]) -> int:
+    survivors = 0
+    for name in names:
+        began = time.monotonic()
+        found = hunt(name)
+        took = time.monotonic() - began
+        if found is None:
+            survivors += 1
+            print(f"SURVIVED {name}: {MUTANTS[name].text} ({took:.0f} s)", flush=True)
+        else:
+            print(f"seed {found[0]:3} finds {name} ({took:.0f} s): {found[1][:90]}", flush=True)
+    print(f"{len(names)} planted bugs, {survivors} survived")
+    return 1 if survivors else 0
 
 
 def run_many(first: int, count: int) -> int:

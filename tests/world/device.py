@@ -24,23 +24,20 @@ from quicmsg.client.journal_writes import (
     Reset,
     Stored,
 )
-from quicmsg.errors import ErrorCode
-from quicmsg.protocol import events, frames
-from quicmsg.protocol.client import ClientSession, Request
+from quicmsg.protocol import events
+from quicmsg.protocol.client import Request
+from quicmsg.protocol.conversation import Conversation as Known
 from quicmsg.protocol.frames import Entry, Kind
-from quicmsg.protocol.mailbox import Conversation as Known
 from quicmsg.protocol.mailbox import Mailbox
 from quicmsg.protocol.outbox import OutboxMessage, Outcome
-from quicmsg.protocol.session import SessionState
-from quicmsg.protocol.signin import device_of, sign_in_message
+from world.connected import Connected
 from world.history import History
 from world.journal import JournalDisk, JournalState
 from world.kernel import Kernel, Timer
-from world.network import Host, Link, Network
-from world.server import sign
+from world.network import Network
 
 
-class Device:
+class Device(Connected):
     """One device of a user: its disk, its process, its place in the network.
 
     Attributes:
@@ -50,30 +47,12 @@ class Device:
     def __init__(
         self, user: str, number: int, kernel: Kernel, network: Network, random: Random, history: History
     ) -> None:
-        self.user = user
-        self.name = f"{user}/{number}"
-        self.public_key = self.name.encode().ljust(32, b".")
-        self.device = device_of(self.public_key)
+        super().__init__(user, number, kernel, network, random, history)
         self.state = JournalState(self.name, self.device, history)
         self.disk = JournalDisk(kernel, random, self.state)
-        self.host = Host(self.name)
         self.thinking = 0.001
         self.reads = 0.0
         self.reads_publicly = True
-        self.foreground = False
-        self.code = ""
-        self.running = False
-        self.mailbox = Mailbox(user, self.device)
-        self.link: Link | None = None
-        self._kernel = kernel
-        self._network = network
-        self._random = random
-        self._history = history
-        self._life = 0
-        self._attempt: Link | None = None
-        self._racing: Link | None = None
-        self._backoff = limits.RECONNECT_MIN
-        self._rebound_at = float("-inf")
         self._outbox_timer: Timer | None = None
         self._cancelled: set[bytes] = set()
         self._busy = False
@@ -98,29 +77,12 @@ class Device:
         self.running = False
         self._life += 1
         self.disk.crash()
-        for link in (self.link, self._attempt, self._racing):
-            if link is not None:
-                link.client.gone = True
-                link.up.finish(ErrorCode.UNREACHABLE, "") if self._random.random() < 0.3 else None
-        self.link = self._attempt = self._racing = None
+        self._drop_links()
         self._cancelled.clear()
         self._busy = False
-        self._backoff = limits.RECONNECT_MIN
         if self._outbox_timer is not None:
             self._outbox_timer.cancel()
             self._outbox_timer = None
-
-    @property
-    def session(self) -> ClientSession | None:
-        if self.link is None:
-            return None
-        session = self.link.client.session
-        assert isinstance(session, ClientSession)
-        return session
-
-    @property
-    def is_up(self) -> bool:
-        return self.session is not None and self.session.state is SessionState.UP
 
     # ---- what a person does
 
@@ -183,36 +145,7 @@ class Device:
             self.session.request(make(self._random.getrandbits(62), *arguments))
             self._touched()
 
-    # ---- the network's side
-
-    def on_input(self, link: Link) -> None:
-        session = link.client.session
-        assert isinstance(session, ClientSession)
-        while (event := session.next_event()) is not None:
-            match event:
-                case events.SignedIn():
-                    self._take_over(link)
-                case events.SignInRefused():
-                    raise AssertionError(f"{self.name} was refused: {event.text}")
-                case events.SessionEnded():
-                    self._ended(link, event)
-                case _ if link is self.link:
-                    self._about_link(session, event)
-        self._drain()
-
-    def rebind(self, *, aware: bool) -> None:
-        """The address changed; `aware`: this client knows, and says so."""
-        if self.link is None:
-            return
-        self._history.note("moved", self.name, aware)
-        self.link.move()
-        if aware and self.session is not None:
-            self.session.path_changed(self.link.address, self._kernel.now)
-            self.on_input(self.link)
-            if self.link is not None:
-                self._network.touch(self.link.client)
-
-    # ---- private: connections
+    # ---- private: the disk
 
     def _load(self) -> None:
         state, mailbox = self.state, self.mailbox
@@ -220,8 +153,8 @@ class Device:
         mailbox.account_head = state.cursor
         for name, row in sorted(state.rows.items()):
             known = Known(
-                name, epoch=row.epoch, position=row.position, head=row.head, oldest=row.oldest, stale=row.stale,
-                owed=self._owed(name), read=row.read, read_public=row.read_public,
+                name, epoch=row.epoch, position=row.position, head=row.head, oldest=row.oldest,
+                stale=row.stale, owed=self._owed(name), read=row.read, read_public=row.read_public,
             )  # fmt: skip
             known.members.update(row.members)
             if row.gone:
@@ -244,103 +177,6 @@ class Device:
 
     def _owed(self, conversation: str) -> int:
         return self.state.owed(conversation, self.user)
-
-    def _dial(self, *, early: bool) -> Link:
-        session = ClientSession(
-            self.mailbox, sign=self._sign, agent="world", foreground=self.foreground,
-            now=self._kernel.now, early=early,
-        )  # fmt: skip
-        return self._network.dial(self.host, self, session)
-
-    def _sign(self, binding: bytes) -> frames.Authenticate:
-        signature = sign(self.public_key, sign_in_message(self.user, self.public_key, binding))
-        return frames.Authenticate(self.user, self.public_key, signature, self.name, self.code)
-
-    def _connect(self) -> None:
-        if self.running and self.link is None and self._attempt is None and self._racing is None:
-            self._attempt = self._dial(early=True)
-
-    def _connect_later(self, delay: float) -> None:
-        life = self._life
-
-        def due() -> None:
-            if life == self._life:
-                self._connect()
-
-        self._kernel.call_later(self._random.uniform(delay / 2, delay), due)
-
-    def _race(self) -> None:
-        if self.running and self.link is not None and self._racing is None:
-            self._history.note("raced", self.name)
-            self._racing = self._dial(early=False)
-
-    def _take_over(self, link: Link) -> None:
-        old = self.link
-        self.link = link
-        self._attempt = self._attempt if self._attempt is not link else None
-        self._racing = self._racing if self._racing is not link else None
-        self._backoff = limits.RECONNECT_MIN
-        now = self._kernel.now
-        if old is not None:
-            old.client.session.close(ErrorCode.REPLACED, "a newer connection took over", now=now)
-            self._network.touch(old.client)
-        assert self.session is not None
-        self.session.attach(now)
-        self._history.note("up", self.name)
-        self._network.touch(link.client)
-
-    def _ended(self, link: Link, event: events.SessionEnded) -> None:
-        if link is self._attempt:
-            self._attempt = None
-            self._back_off()
-        elif link is self._racing:
-            self._racing = None
-            if self.session is None:
-                self._back_off()
-            elif self.session.heartbeat.misses:
-                self._race_later()
-        elif link is self.link:
-            self.link = None
-            self._history.note("down", self.name, event.text)
-            if self._racing is None:
-                if event.code == ErrorCode.REPLACED:
-                    self._backoff = limits.REPLACED_DELAY
-                self._back_off()
-
-    def _back_off(self) -> None:
-        delay = self._backoff
-        self._backoff = min(delay * limits.RECONNECT_FACTOR, limits.RECONNECT_MAX)
-        self._connect_later(delay)
-
-    def _race_later(self) -> None:
-        life = self._life
-
-        def due() -> None:
-            if life == self._life:
-                self._race()
-
-        self._kernel.call_later(self._random.uniform(0.1, 1.0), due)
-
-    def _about_link(self, session: ClientSession, event: events.Event) -> None:
-        match event:
-            case events.PathSuspect():
-                self._history.note("suspect", self.name)
-                if self._kernel.now - self._rebound_at >= limits.REBIND_INTERVAL:
-                    self._rebound_at = self._kernel.now
-                    self.rebind(aware=True)
-            case events.RaceWanted():
-                self._race()
-            case events.LinkHeard():
-                if self._racing is not None:
-                    racing, self._racing = self._racing, None
-                    racing.client.session.close(now=self._kernel.now)
-                    self._network.touch(racing.client)
-            case events.RequestFailed() | events.RequestDone() | events.PageArrived():
-                self._history.note("answered", self.name, type(event).__name__, event.ref)
-            case events.LinkSilent() | events.PongReceived() | events.AddressObserved() | events.GoingAway():
-                pass
-            case _:
-                raise AssertionError(f"a client session reported {event}")
 
     # ---- private: the mailbox
 
@@ -366,8 +202,9 @@ class Device:
             case events.MessageStored():
                 self._stored(event)
             case events.MessageRejected():
-                self.disk.write(Rejected(event.message_id, event.code, event.text))
-                self._history.note("rejected", self.name, event.conversation, event.message_id, event.text)
+                self.disk.write(
+                    Rejected(event.message_id, event.code, event.text), done=lambda: self._rejected(event)
+                )
             case events.MessageFailed():
                 self._history.note("failed", self.name, event.message_id)
             case events.PositionsChanged():
@@ -385,6 +222,9 @@ class Device:
                 self.disk.write(Cursor(event.epoch, event.cursor))
             case _:
                 raise AssertionError(f"a mailbox reported {event}")
+
+    def _rejected(self, event: events.MessageRejected) -> None:
+        self._history.note("rejected", self.name, event.conversation, event.message_id, event.text)
 
     def _stored(self, event: events.MessageStored) -> None:
         epoch = self.mailbox.conversations[event.conversation].epoch

@@ -29,6 +29,7 @@ class Weather:
     delay: float = 0.02
     jitter: float = 0.0
     loss: float = 0.0
+    stall: float = 0.0
     split: float = 0.0
     window: int = 256 * 1024
 
@@ -89,6 +90,10 @@ class Pipe:
         self.finishing = (code, text)
         self._check_finished()
 
+    def stall(self, channel: int, seconds: float) -> None:
+        """What comes on this channel from now on gets stuck for so long; no other channel does."""
+        self._arrival[channel] = self.link.network.kernel.now + seconds
+
     def empty(self) -> bool:
         return not self._in_flight and not any(self._waiting.values())
 
@@ -137,6 +142,8 @@ class Pipe:
             delay += random.expovariate(1 / weather.jitter)
         if weather.loss and random.random() < weather.loss:
             delay += 0.2 + random.expovariate(5)
+        if weather.stall and random.random() < weather.stall:
+            delay += random.uniform(1.0, 4.0)
         return delay
 
     def _blocked(self) -> bool:

@@ -156,7 +156,7 @@ class WorldWriter:
     def _submit_early(self, operation: Operation, callback: Callable[[Result], None]) -> None:
         result = execute(self._store, [operation], self._history)[0]
         synced = self._kernel.now + self._random.uniform(0.001, 0.02)
-        if self._random.random() < 0.02:
+        if self._random.random() < 0.1:
             synced += self._random.uniform(0.2, 2.0)
         told = self._kernel.now + 0.0001 if self._disk.mode == "told early" else synced
         self._answers_at = max(self._answers_at, told)

@@ -62,6 +62,7 @@ def draw(seed: int) -> Settings:
         delay=random.choice([0.001, 0.02, 0.1]),
         jitter=random.choice([0.0, 0.001, 0.01, 0.08]),
         loss=0.0 if calm or random.random() < 0.3 else random.choice([0.01, 0.05, 0.15]),
+        stall=0.0 if calm else random.choice([0.0, 0.0, 0.01, 0.05]),
         split=random.choice([0.0, 0.2, 0.8]),
         window=random.choice([600, 4_000, 256 * 1024]),
     )

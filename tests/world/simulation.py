@@ -241,7 +241,7 @@ class Simulation:
     def _run_quiet(self) -> list[str]:
         self._quiet = True
         weather = self.network.weather
-        weather.loss, weather.jitter = 0.0, 0.0
+        weather.loss = weather.stall = weather.jitter = 0.0
         for device in self.devices:
             device.host.up_blocked_until = device.host.down_blocked_until = self.kernel.now
             device.thinking, device.disk.slowness = 0.001, 0.002
@@ -288,13 +288,10 @@ class Simulation:
         if not self.settings.calm:
             return []
         ups = self.history.count("up")
-        problems = (
-            [] if ups == len(self.devices) else [f"calm: {ups} connections of {len(self.devices)} devices"]
-        )
-        for what in ("down", "raced", "suspect", "escalated", "failed"):
-            if self.history.count(what):
-                problems.append(f"calm: {what}")
-        return problems
+        bad = [w for w in ("down", "raced", "suspect", "escalated", "failed") if self.history.count(w)]
+        if ups != len(self.devices):
+            bad.append(f"{ups} connections of {len(self.devices)} devices")
+        return [f"calm: {what}" for what in bad]
 
     def _check_memory(self) -> list[str]:
         """What the server holds is what is connected."""

@@ -1,0 +1,103 @@
+"""How a bug is planted into running code, and how a seed's mix is adjusted to give it its chance."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from world.settings import Settings
+
+Patch = tuple[Any, str, Callable[..., Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A bug as replacements of methods; `settings` adjusts a seed's mix so that the bug has its chance."""
+
+    text: str
+    patches: tuple[Patch, ...]
+    settings: Callable[[Settings], None] = lambda drawn: None
+    story: str = ""
+    """A scenario that tells exactly this, where chance hardly ever does: `file:test`."""
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+@contextlib.contextmanager
+def planted(mutant: Mutant) -> Iterator[None]:
+    """The bug is in while the context lasts."""
+    old = [(owner, name, owner.__dict__[name]) for owner, name, _ in mutant.patches]
+    for owner, name, function in mutant.patches:
+        setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        for owner, name, function in old:
+            setattr(owner, name, function)
+
+
+def plant(
+    name: str,
+    text: str,
+    *patches: Patch,
+    settings: Callable[[Settings], None] = lambda drawn: None,
+    story: str = "",
+) -> None:
+    MUTANTS[name] = Mutant(text, patches, settings, story)
+
+
+def wrap(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
+    return owner, name, make(owner.__dict__[name])
+
+
+# ---- settings
+
+
+def crashes(drawn: Settings) -> None:
+    drawn.calm = False
+    drawn.faults |= {"server crash": 2.0, "client crash": 2.0}
+
+
+def server_crashes(drawn: Settings) -> None:
+    drawn.calm = False
+    drawn.faults = {"server crash": 1.0, "break": 1.0}
+
+
+def client_crashes(drawn: Settings) -> None:
+    drawn.calm = False
+    drawn.faults = {"client crash": 1.5}
+
+
+def breaks(drawn: Settings) -> None:
+    drawn.calm = False
+    drawn.faults |= {"break": 1.5}
+
+
+def restores(drawn: Settings) -> None:
+    drawn.calm = False
+    drawn.restores = True
+
+
+def moves(drawn: Settings) -> None:
+    drawn.calm = False
+    drawn.faults |= {"rebinding": 2.0, "server crash": 3.0}
+
+
+def members(drawn: Settings) -> None:
+    drawn.groups, drawn.membership_rate = 2, 2.0
+
+
+def small_windows(drawn: Settings) -> None:
+    drawn.bounds["DELIVER_WINDOW_MESSAGES"] = 1
+    drawn.devices = dict.fromkeys(drawn.devices, 2)
+    drawn.thinking = {f"{user}/{n}": 0.001 for user in drawn.devices for n in range(2)}
+
+
+def late_joins(drawn: Settings) -> None:
+    drawn.calm = False
+    drawn.groups, drawn.membership_rate, drawn.rate = 1, 4.0, 8.0
+    drawn.bounds["DELIVER_WINDOW_MESSAGES"] = 1
+    drawn.thinking = {device: (0.3 if device.startswith("alice") else 0.001) for device in drawn.thinking}
