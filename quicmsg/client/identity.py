@@ -31,6 +31,8 @@ KEY_FILE: Final = "device.key"
 PINS_FILE: Final = "pins.json"
 PUBLIC: Final = "public"
 """In place of a fingerprint: a public authority vouched for this server, so from then on one has to."""
+THIS_COMPUTER: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Spellings of one server."""
 
 
 def data_directory(data: Path | None) -> Path:
@@ -50,6 +52,8 @@ def state_directory(data: Path | None, server: str, user: str) -> Path:
         raise ConfigurationError(f"{server!r} is not a server: say HOST:PORT ({error})") from error
     if not host or port is None or parts.netloc != server or parts.username is not None:
         raise ConfigurationError(f"{server!r} is not a server: say HOST:PORT, or [ADDRESS]:PORT for IPv6")
+    # One server, however it is spelled: else the same person would meet "the name is taken" by their own key.
+    host = "localhost" if host in THIS_COMPUTER else host.rstrip(".")
     # An IPv6 address has colons, which some file systems do not take.
     folder = re.sub(r"[^a-z0-9.-]", "-", host)
     if not folder.strip("."):

@@ -100,11 +100,13 @@ def test_two_clients_that_start_together_are_one_device(tmp_path: Path) -> None:
 
 
 def test_state_directory_is_one_per_server_and_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Users and servers never share a key or a journal."""
+    """Users and servers never share a key or a journal; one server has one, however it is spelled."""
     assert state_directory(tmp_path, "Chat.Example:4433", "bob") == tmp_path / "chat.example_4433" / "bob"
-    assert state_directory(tmp_path, "[::1]:4433", "bob") == tmp_path / "--1_4433" / "bob"
+    assert state_directory(tmp_path, "[fd00::1]:4433", "bob") == tmp_path / "fd00--1_4433" / "bob"
+    for spelling in ("localhost", "127.0.0.1", "[::1]"):
+        assert state_directory(tmp_path, f"{spelling}:4433", "bob") == tmp_path / "localhost_4433" / "bob"
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
-    assert state_directory(None, "127.0.0.1:1", "a.b").parts[-2:] == ("127.0.0.1_1", "a.b")
+    assert state_directory(None, "127.0.0.2:1", "a.b").parts[-2:] == ("127.0.0.2_1", "a.b")
 
 
 @pytest.mark.parametrize(
