@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 all ok, 1 a check failed, 2 usage, 5 no connection, 6 no sign-in, 7 certificate."""
+    logging.getLogger("quic").setLevel(logging.CRITICAL)  # what it says is said by the checks, in words
     parser = argparse.ArgumentParser(
         prog="python -m quicmsg.conformance",
         description="Check a quicmsg server against docs/protocol.md. Makes throw-away users.",
