@@ -247,9 +247,10 @@ class Conversations:
         self._topics.use(topic.key)
 
         def read(members: list[str]) -> None:
-            for user in members:
-                topic.members.setdefault(user, MemberPosition(user, 0, 0))
-            topic.loaded = True
+            if not topic.loaded:  # else what is there is younger than this answer
+                for user in members:
+                    topic.members.setdefault(user, MemberPosition(user, 0, 0))
+                topic.loaded = True
             then()
             self._topics.release(topic)
 
