@@ -71,9 +71,6 @@ PING_INTERVAL_ACTIVE_MAX: Final = 2.0
 """While something is unanswered or a person is at it."""
 PING_INTERVAL_IDLE: Final = 15.0
 """Otherwise: below the ~30 s after which NATs forget a UDP flow."""
-PING_INTERVAL_BACKGROUND: Final = 25.0
-"""A phone in a pocket: start value, learnt per network."""
-PING_INTERVAL_BACKGROUND_MAX: Final = 240.0
 PINGS_MISSED_MAX: Final = 3
 """More than this many pings without any frame from the peer: it is gone."""
 SUSPECT_AFTER: Final = 2

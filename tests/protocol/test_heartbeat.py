@@ -68,16 +68,6 @@ def test_something_unanswered_makes_it_quick_but_not_at_once() -> None:
     assert heartbeat.due() == 14.0 + IDLE
 
 
-def test_interval_in_the_background_is_kept() -> None:
-    """A phone in a pocket: its learnt interval counts while nothing is unanswered."""
-    heartbeat = Heartbeat(limits.PING_INTERVAL_BACKGROUND, now=0.0)
-    assert heartbeat.due() == limits.PING_INTERVAL_BACKGROUND
-    heartbeat.interval = limits.PING_INTERVAL_BACKGROUND_MAX
-    assert heartbeat.due() == limits.PING_INTERVAL_BACKGROUND_MAX
-    heartbeat.set_active(True, 1.0)
-    assert heartbeat.due() == 1.0 + limits.PING_INTERVAL_ACTIVE_MIN
-
-
 def test_patient_server_keeps_its_interval_and_suspects_nobody() -> None:
     """A client in a tunnel finds its connection alive when it comes out."""
     heartbeat = Heartbeat(IDLE, now=0.0, patient=True)
