@@ -97,3 +97,19 @@ def test_crash_between_processing_and_acknowledging_costs_no_tick() -> None:
     bob.starts()
     alice.sees(message, "delivered", patience=5.0)
     story.ends_well()
+
+
+def test_more_conversations_than_channels() -> None:
+    """Three hundred groups over a hundred channels: all are talked in, nothing is retried."""
+    story = Story(alice=1, bob=1)
+    alice, bob = story["alice"], story["bob"]
+    groups = [f"#group{number}" for number in range(300)]
+    for group in groups:
+        alice.creates(group, "bob")
+    ids = [alice.sends(group, f"in {group}") for group in groups]
+    for message in ids:
+        alice.sees(message, "delivered")
+    assert sorted(bob.received()) == sorted(f"in {group}".encode() for group in groups)
+    story.ends_well()
+    assert story.count("up") == 2
+    assert not story.count("failed")
