@@ -1,4 +1,4 @@
-"""What a client knows: whose position counts for a tick, what a lost channel leaves open, what an epoch ends."""
+"""What a client knows: whose position makes a tick, what a lost channel leaves open, what an epoch ends."""
 
 from __future__ import annotations
 
