@@ -205,7 +205,7 @@ class Client:
 
     def conversations(self) -> list[str]:
         """The conversations that this user is in, as far as this device knows."""
-        return sorted(c.name for c in self._mailbox.conversations.values() if self.user in c.members)
+        return sorted(c.name for c in self._mailbox.conversations.values() if not c.lost)
 
     # ---- groups and devices
 

@@ -10,6 +10,7 @@ our own name), so that a crash between processing and Ack costs nobody a tick; `
 `members` is right as of `members_at`, and after it as far as the log is known (`received`): a tick counts
 only up to there, since somebody may have joined behind it. `unsure`: the account feed has counted a change
 that the open channel was to bring; if the channel is lost, the conversation has to be opened again.
+`lost`: the server has refused it, and has not spoken of it since.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Conversation:
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
     members_at: int = 0
     unsure: bool = False
+    lost: bool = False
     own: set[int] = field(default_factory=set)
     inbox: deque[Entry] = field(default_factory=deque)
     taken: int = 0

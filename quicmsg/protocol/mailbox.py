@@ -202,7 +202,7 @@ class Mailbox:
             # A new member sees the log from its own entry on, a new device from where the account stands.
             found.position = found.taken = start
             found.received = max(found.received, start)
-        found.stale = found.unsure = False
+        found.stale = found.unsure = found.lost = False
         found.members_at = verdict.head
         self.touched[name] = None
         self._events.append(events.ConversationChanged(name, found.epoch, found.head, found.oldest, False))
@@ -240,6 +240,7 @@ class Mailbox:
         found = self.conversation(entry.conversation)
         found.head = max(found.head, entry.head)
         found.stale = not channel_open
+        found.lost = False
         found.unsure = channel_open
         self.touched[entry.conversation] = None
         self.account_head = max(self.account_head, entry.change)
@@ -276,7 +277,7 @@ class Mailbox:
         found.head = found.received
         found.told = found.owed
         found.read_told = found.read
-        found.members.clear()
+        found.lost = True
         self._events.append(events.ConversationRefused(name, code, text))
         self.reject_all(name, code, text, now)
 
