@@ -140,7 +140,9 @@ class Checker:
     def on_rejected(self, device: str, conversation: str, message_id: bytes, _text: str) -> None:
         key = key_of(conversation, user_of(device))
         self.unordered.add(message_id)
-        if user_of(device) in self.members[key] and (message_id, key) in self.places:
+        seq, oldest = self.places.get((message_id, key)), self.members[key].get(user_of(device))
+        if seq is not None and oldest is not None and seq >= oldest:
+            # What was stored before its sender left cannot be asked about any more: sent again it heals.
             self.problem(f"I8: {message_id.hex()} is stored, and was rejected")
         elif (message_id, key) not in self.places:
             self.refused.add(message_id)
