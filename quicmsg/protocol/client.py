@@ -250,7 +250,7 @@ class ClientSession(ClientConversations):
         channel = self._by_name.get(entry.conversation)
         if channel is not None:
             channel.news = True
-        self.mailbox.changed(entry, channel_open=channel is not None and channel.opened)
+        self.mailbox.changed(entry, channel_open=channel is not None)
 
     def _sync(self) -> None:
         if not self._syncing:

@@ -105,6 +105,7 @@ class ClientConversations(Session):
         channel = ClientChannel(self._next_number, found, now=now)
         self._next_number += 1
         self._channels[channel.number] = self._by_name[found.name] = channel
+        found.unsure = False  # from now on this channel answers for everything
         asked = channel.asked
         self._say(channel, frames.Open(found.name, found.epoch, asked.position, asked.received))
         return channel

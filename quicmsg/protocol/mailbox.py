@@ -202,10 +202,12 @@ class Mailbox:
             # A new member sees the log from its own entry on, a new device from where the account stands.
             found.position = found.taken = start
             found.received = max(found.received, start)
-        found.stale = found.unsure = found.lost = False
+        found.stale = found.lost = False
         found.members_at = verdict.head
         self.touched[name] = None
-        self._events.append(events.ConversationChanged(name, found.epoch, found.head, found.oldest, False))
+        self._events.append(
+            events.ConversationChanged(name, found.epoch, found.head, found.oldest, found.unsure)
+        )
         self._set_members(found, verdict.members, whole=True)
 
     def delivered(self, name: str, entry: Entry, now: float) -> None:
@@ -236,12 +238,15 @@ class Mailbox:
         self._set_members(self.conversation(name), members, whole=False)
 
     def changed(self, entry: ChangeEntry, *, channel_open: bool) -> None:
-        """The account feed, or a Notice, says that a conversation has news; an open channel brings it."""
+        """The account feed, or a Notice, says that a conversation has news. `channel_open`: its channel, or
+        the verdict that it waits for, brings it (or brought it before: then it is asked once too often)."""
         found = self.conversation(entry.conversation)
         found.head = max(found.head, entry.head)
-        found.stale = not channel_open
         found.lost = False
-        found.unsure = channel_open
+        if channel_open:
+            found.unsure = True
+        else:
+            found.stale = True
         self.touched[entry.conversation] = None
         self.account_head = max(self.account_head, entry.change)
         # After a crash nobody knows what the channel has brought: then it has to be opened again.

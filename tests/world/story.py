@@ -177,13 +177,13 @@ class Person:
         link.broken = True
         link.lose(link.client, ErrorCode.UNREACHABLE, "the connection broke")
 
-    def hears_nothing_on(self, conversation: str) -> None:
+    def hears_nothing_on(self, conversation: str, seconds: float = 1000.0) -> None:
         """What the server says on this conversation's channel gets stuck; other channels go on."""
-        self._stall(conversation, upward=False)
+        self._stall(conversation, seconds, upward=False)
 
-    def is_not_heard_on(self, conversation: str) -> None:
+    def is_not_heard_on(self, conversation: str, seconds: float = 1000.0) -> None:
         """What is said on this conversation's channel gets stuck; other channels go on."""
-        self._stall(conversation, upward=True)
+        self._stall(conversation, seconds, upward=True)
 
     # ---- what they see
 
@@ -213,12 +213,12 @@ class Person:
 
     # ---- private
 
-    def _stall(self, conversation: str, *, upward: bool) -> None:
+    def _stall(self, conversation: str, seconds: float, *, upward: bool) -> None:
         session, link = self.device.session, self.device.link
         assert session is not None
         assert link is not None
         pipe: Pipe = link.up if upward else link.down
-        pipe.stall(session._by_name[conversation].number, 1000.0)
+        pipe.stall(session._by_name[conversation].number, seconds)
 
     def _noted(self, what: str, *details: object) -> bool:
         wanted = (self.device.name, *details)
