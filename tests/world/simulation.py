@@ -60,7 +60,7 @@ class Simulation:
         duration = self.settings.duration
         self.server.start()
         for device in self.devices:
-            self.kernel.call_later(self._people.uniform(0.0, 0.5), device.start)
+            self.kernel.call_later(self._people.uniform(0.0, 0.5), self._start_device, device)
         self._plan_person()
         for fault, mean in self.settings.faults.items():
             self._plan_fault(fault, mean)
@@ -255,12 +255,12 @@ class Simulation:
         while problems and self.kernel.now < began + QUIET_MAX:
             self.kernel.run_until(self.kernel.now + 0.5)
             problems = self._check() + self._check_memory()
-            if any(not problem.partition("I6")[1] for problem in problems):
+            if not problems:
+                # What is well has to stay so.
+                self.kernel.run_until(self.kernel.now + 2.0)
+                problems = self._check()
+            if any("I6" not in problem for problem in problems):
                 break  # time does not heal this
-        if not problems:
-            # What is well has to stay so.
-            self.kernel.run_until(self.kernel.now + 2.0)
-            problems = self._check()
         return problems
 
     def _tap(self) -> None:
