@@ -247,10 +247,7 @@ class Postbox:
             case events.MessageStored():
                 self._stored(event)
             case events.MessageRejected():
-                self._post(Rejected(event.message_id, event.code, event.text))
-                self._state(
-                    event.message_id, event.conversation, State.REJECTED, None, event.text, event.code
-                )
+                self._rejected(event)
             case events.MessageFailed():
                 self._state(
                     event.message_id,
@@ -277,6 +274,16 @@ class Postbox:
                     self.tracker.emit(Synced())
             case _:
                 raise AssertionError(f"a mailbox reported {event}")
+
+    def _rejected(self, event: events.MessageRejected) -> None:
+        def durable(error: QuicmsgError | None) -> None:
+            # Told only now: else a crash could send what was called refused for good.
+            if self._is_fine(error):
+                self._state(
+                    event.message_id, event.conversation, State.REJECTED, None, event.text, event.code
+                )
+
+        self.journal.post(Rejected(event.message_id, event.code, event.text), durable)
 
     def _stored(self, event: events.MessageStored) -> None:
         epoch = self.mailbox.conversations[event.conversation].epoch
