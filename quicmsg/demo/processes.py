@@ -139,7 +139,7 @@ class Process:
 
     def take(self, line: str) -> None:
         """One line of its stdout."""
-        raise NotImplementedError
+        raise AssertionError("each kind of process says something else")
 
     # ---- private
 
