@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from world.story import Story
+from simulation.story import Story
 
 
 def test_two_devices_of_one_person() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from world.story import Story, direct
+from simulation.story import Story, direct
 
 
 def test_two_people_talk() -> None:

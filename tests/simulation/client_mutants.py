@@ -12,8 +12,8 @@ from quicmsg.protocol.client_conversations import ClientConversations
 from quicmsg.protocol.heartbeat import Beat, Heartbeat
 from quicmsg.protocol.mailbox import Conversation, Mailbox
 from quicmsg.protocol.outbox import Outbox
-from world.device import Device
-from world.planting import (
+from simulation.device import Device
+from simulation.planting import (
     breaks,
     client_crashes,
     late_joins,

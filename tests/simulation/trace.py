@@ -5,8 +5,8 @@ from __future__ import annotations
 from quicmsg.errors import ProtocolError
 from quicmsg.protocol.codec import FrameReader
 from quicmsg.protocol.session import Outgoing
-from world.history import History
-from world.network import Link
+from simulation.history import History
+from simulation.network import Link
 
 
 class FrameTrace:

@@ -1,4 +1,4 @@
-"""Run many seeds, or replay one: `python -m tests.world --seeds 300`, `--seed 17 --trace`, `--mutants`."""
+"""Run many seeds, replay one, or hunt planted bugs: see `python -m tests.simulation --help`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from world.mutants import hunt
-from world.planting import MUTANTS
-from world.settings import draw
-from world.simulation import simulate
+from simulation.mutants import hunt
+from simulation.planting import MUTANTS
+from simulation.run import simulate
+from simulation.settings import draw
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.world", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seed", type=int, help="only this one")
@@ -72,7 +72,7 @@ def run_many(first: int, count: int) -> int:
             simulated += outcome.simulated
         if problems:
             failures += 1
-            print(f"FAILED: python -m tests.world --seed {seed} --trace\n  {problems[0]}", flush=True)
+            print(f"FAILED: python -m tests.simulation --seed {seed} --trace\n  {problems[0]}", flush=True)
         if seed % 100 == 0:
             print(f"... seed {seed}, {failures} failed", flush=True)
     took = time.monotonic() - began

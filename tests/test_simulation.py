@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from world.mutants import hunt
-from world.planting import MUTANTS
-from world.settings import draw
-from world.simulation import simulate
+from simulation.mutants import hunt
+from simulation.planting import MUTANTS
+from simulation.run import simulate
+from simulation.settings import draw
 
 SEEDS = range(1, 301)
 SEEDS_PER_TEST = 50
@@ -34,7 +34,7 @@ QUICKLY_FOUND = (
     "no_heartbeat",
     "not_published",
 )
-"""All of them: `python -m tests.world --mutants`, under a minute."""
+"""All of them: `python -m tests.simulation --mutants`, under a minute."""
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ QUICKLY_FOUND = (
 def test_contract_holds_in_every_world(seeds: range) -> None:
     """Whatever crashes, stalls, moves or is restored: stored is kept, in one order, once, with true ticks."""
     failures = [
-        f"python -m tests.world --seed {report.seed} --trace: {report.problems[0]}"
+        f"python -m tests.simulation --seed {report.seed} --trace: {report.problems[0]}"
         for report in map(simulate, seeds)
         if report.problems
     ]
@@ -62,7 +62,7 @@ def test_same_seed_is_the_same_run() -> None:
     """Also in another process, with other hash seeds: otherwise a failure could not be replayed."""
     program = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from world.simulation import simulate\n"
+        "from simulation.run import simulate\n"
         "print(*(simulate(seed).hash for seed in (3, 4, 5)))"
     )
     here = Path(__file__).resolve().parent

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from quicmsg.protocol.frames import Kind
 from quicmsg.server.conversations import key_of
-from world.history import Happening
-from world.journal import JournalState
+from simulation.history import Happening
+from simulation.journal import JournalState
 
 
 @dataclass(slots=True)

@@ -14,8 +14,8 @@ from quicmsg.protocol.session import Session
 from quicmsg.server.conversations import Conversations
 from quicmsg.store import Append, OpenConversation, rules
 from quicmsg.store.memory import MemoryStore
-from world.planting import Patch, breaks, crashes, plant, restores, server_crashes, wrap
-from world.server import Disk
+from simulation.planting import Patch, breaks, crashes, plant, restores, server_crashes, wrap
+from simulation.server import Disk
 
 # ---- the server's disk
 

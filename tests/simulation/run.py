@@ -9,14 +9,14 @@ from quicmsg.errors import ErrorCode
 from quicmsg.protocol import frames
 from quicmsg.protocol.outbox import Outcome
 from quicmsg.store import CreateGroup, MakeCode, SignIn
-from world.checker import Checker, Final
-from world.device import Device
-from world.history import History
-from world.kernel import Kernel
-from world.network import Network
-from world.server import Server, execute
-from world.settings import Settings, bounded, draw
-from world.trace import FrameTrace
+from simulation.checker import Checker, Final
+from simulation.device import Device
+from simulation.history import History
+from simulation.kernel import Kernel
+from simulation.network import Network
+from simulation.server import Server, execute
+from simulation.settings import Settings, bounded, draw
+from simulation.trace import FrameTrace
 
 QUIET_MAX = 150.0
 """Seconds after the last fault until everything has to be well."""

@@ -19,7 +19,7 @@ from quicmsg.limits import TIMER_LATENESS
 from quicmsg.protocol.client import ClientSession
 from quicmsg.protocol.server import ServerSession
 from quicmsg.protocol.session import Outgoing, Session
-from world.kernel import Kernel, Timer
+from simulation.kernel import Kernel, Timer
 
 
 @dataclass(slots=True)

@@ -13,9 +13,9 @@ from quicmsg.protocol.server import ServerSession
 from quicmsg.server.hub import Hub
 from quicmsg.store import Append, Appended, GroupChanged, Operation, Refusal, Result, Store
 from quicmsg.store.memory import MemoryStore
-from world.history import History
-from world.kernel import Kernel
-from world.network import Link, Network
+from simulation.history import History
+from simulation.kernel import Kernel
+from simulation.network import Link, Network
 
 
 class Environment:

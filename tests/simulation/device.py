@@ -30,11 +30,11 @@ from quicmsg.protocol.conversation import Conversation as Known
 from quicmsg.protocol.frames import Entry, Kind
 from quicmsg.protocol.mailbox import Mailbox
 from quicmsg.protocol.outbox import OutboxMessage, Outcome
-from world.connected import Connected
-from world.history import History
-from world.journal import JournalDisk, JournalState
-from world.kernel import Kernel, Timer
-from world.network import Network
+from simulation.connected import Connected
+from simulation.history import History
+from simulation.journal import JournalDisk, JournalState
+from simulation.kernel import Kernel, Timer
+from simulation.network import Network
 
 
 class Device(Connected):

@@ -14,10 +14,10 @@ from quicmsg.protocol.client import ClientSession
 from quicmsg.protocol.mailbox import Mailbox
 from quicmsg.protocol.session import SessionState
 from quicmsg.protocol.signin import device_of, sign_in_message
-from world.history import History
-from world.kernel import Kernel
-from world.network import Host, Link, Network
-from world.server import sign
+from simulation.history import History
+from simulation.kernel import Kernel
+from simulation.network import Host, Link, Network
+from simulation.server import sign
 
 
 class Connected:

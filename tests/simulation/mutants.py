@@ -9,10 +9,10 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from world import client_mutants, server_mutants
-from world.planting import MUTANTS, Mutant, planted
-from world.settings import draw
-from world.simulation import simulate
+from simulation import client_mutants, server_mutants
+from simulation.planting import MUTANTS, Mutant, planted
+from simulation.run import simulate
+from simulation.settings import draw
 
 SEEDS_MAX = 200
 assert client_mutants

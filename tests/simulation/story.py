@@ -13,12 +13,12 @@ from quicmsg.limits import SEQ_MAX
 from quicmsg.protocol import frames
 from quicmsg.server.conversations import key_of
 from quicmsg.store import MakeCode, SignIn
-from world.checker import Checker, Final
-from world.device import Device
-from world.history import History
-from world.kernel import Kernel
-from world.network import Network, Pipe, Weather
-from world.server import Server
+from simulation.checker import Checker, Final
+from simulation.device import Device
+from simulation.history import History
+from simulation.kernel import Kernel
+from simulation.network import Network, Pipe, Weather
+from simulation.server import Server
 
 PATIENCE = 60.0
 

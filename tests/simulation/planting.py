@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from world.settings import Settings
+from simulation.settings import Settings
 
 Patch = tuple[Any, str, Callable[..., Any]]
 

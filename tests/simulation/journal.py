@@ -23,8 +23,8 @@ from quicmsg.client.journal_writes import (
     Write,
 )
 from quicmsg.protocol.frames import Entry
-from world.history import History
-from world.kernel import Kernel
+from simulation.history import History
+from simulation.kernel import Kernel
 
 
 @dataclass(slots=True)

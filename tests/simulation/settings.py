@@ -10,7 +10,7 @@ from random import Random
 from quicmsg import limits
 from quicmsg.protocol import channels
 from quicmsg.server import conversations, topics
-from world.network import Weather
+from simulation.network import Weather
 
 FAULTS = {
     "server crash": 6.0,
