@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quicmsg.client import journal_schema, private_files
@@ -25,16 +25,28 @@ class JournalFile(JournalReader):
     Args:
         path: the file; it and its directory are made if they are not there, for the owner's eyes only.
         user, device: whose it is: the sender and device of own messages.
+        connect: opens the file; a test puts a simulated disk here.
 
     Raises ConfigurationError (in use, another user's, cannot be opened), StorageError (damaged).
     """
 
-    def __init__(self, path: Path, *, user: str, device: bytes) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        user: str,
+        device: bytes,
+        connect: Callable[[Path], sqlite3.Connection] = journal_schema.connect,
+    ) -> None:
         private_files.make_directory(path.parent)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, _take_lock(path))
-            connection = journal_schema.connect(path)
-            undo.callback(connection.close)
+            try:
+                connection = connect(path)
+                undo.callback(connection.close)
+                journal_schema.prepare(connection, path)
+            except sqlite3.Error as error:
+                raise journal_schema.in_words(error, path) from error
             super().__init__(connection, path, user)
             self._claim()
             self._applier = Applier(connection, self, device=device)

@@ -79,9 +79,9 @@ MIGRATIONS: Final[tuple[Sequence[str], ...]] = (
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file (made here, for its owner only, if need be) with the schema of this program.
+    """A connection to the file, which is made here, for its owner only, if need be.
 
-    Raises ConfigurationError, StorageError.
+    Raises ConfigurationError, sqlite3.Error.
     """
     try:
         # SQLite would make it with the umask's mode; its -wal and -shm files take the mode of this one.
@@ -90,16 +90,16 @@ def connect(path: Path) -> sqlite3.Connection:
             path.chmod(0o600)
     except OSError as error:
         raise private_files.unusable(path, error) from error
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        _make_durable(connection)
-        _migrate(connection, path)
-    except (sqlite3.Error, ConfigurationError) as error:
-        connection.close()
-        if isinstance(error, sqlite3.Error):
-            raise in_words(error, path) from error
-        raise
-    return connection
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make a fresh connection durable and bring the file to the schema of this program.
+
+    Raises ConfigurationError, sqlite3.Error.
+    """
+    _make_durable(connection)
+    _migrate(connection, path)
 
 
 def is_disk_full(error: sqlite3.Error) -> bool:
