@@ -75,12 +75,12 @@ class Connected:
                     self._about_link(session, event)
         self._drain()
 
-    def rebind(self, *, aware: bool) -> None:
-        """The address changed; `aware`: this client knows, and says so."""
+    def rebind(self, *, aware: bool, only_socket: bool = False) -> None:
+        """The address changed; `aware`: this client knows, and says so. `only_socket`: it did so itself."""
         if self.link is None:
             return
         self._history.note("moved", self.name, aware)
-        self.link.move()
+        self.link.move(aware=aware, only_socket=only_socket)
         if aware and self.session is not None:
             self.session.path_changed(self.link.address, self._kernel.now)
             self.on_input(self.link)
@@ -171,7 +171,7 @@ class Connected:
                 self._history.note("suspect", self.name)
                 if self._kernel.now - self._rebound_at >= limits.REBIND_INTERVAL:
                     self._rebound_at = self._kernel.now
-                    self.rebind(aware=True)
+                    self.rebind(aware=True, only_socket=True)
             case events.RaceWanted():
                 self._race()
             case events.LinkHeard():
@@ -190,10 +190,7 @@ class Connected:
         """The process is gone: nobody sends again what gets lost now; sometimes the kernel says goodbye."""
         for link in (self.link, self._attempt, self._racing):
             if link is not None:
-                link.client.gone = True
-                link.broken = self._random.random() < 0.5
-                if self._random.random() < 0.3:
-                    link.up.finish(ErrorCode.UNREACHABLE, "")
+                link.abandon(self._random)
         self.link = self._attempt = self._racing = None
         self._backoff = limits.RECONNECT_MIN
 

@@ -33,6 +33,10 @@ class Weather:
     split: float = 0.0
     window: int = 256 * 1024
 
+    def clear_up(self) -> None:
+        """All faults stop."""
+        self.loss = self.stall = self.jitter = 0.0
+
 
 class Owner(Protocol):
     """Who holds one end of a link, and what it is told."""
@@ -296,7 +300,27 @@ class Link:
         end.owner.on_input(self)
         end.gone = True
 
-    def move(self) -> None:
+    def break_down(self, random: Random) -> None:
+        """It swallows everything from now on; each end may be told, soon or late, or not."""
+        self.broken = True
+        for end in (self.client, self.server):
+            if random.random() < 0.6:
+                delay = random.choice([0.0, 1.0, 5.0])
+                text = "the connection broke"
+                self.network.kernel.call_later(delay, self.lose, end, int(ErrorCode.UNREACHABLE), text)
+
+    def abandon(self, random: Random) -> None:
+        """The client's process is gone: nobody sends again what gets lost now; sometimes the kernel says so."""
+        self.client.gone = True
+        self.broken = random.random() < 0.5
+        if random.random() < 0.3:
+            self.up.finish(ErrorCode.UNREACHABLE, "")
+
+    def abort_channel(self, channel: int, code: int) -> None:
+        """The client is told that the server gave this channel up."""
+        self.arrived_reset(self.down, channel, code)
+
+    def move(self, *, aware: bool, only_socket: bool = False) -> None:
         """The client's address has changed: the server talks to the old one until it hears from the new."""
         if not self.broken:
             self.host.address += 1

@@ -204,13 +204,7 @@ class Simulation:
 
     def _make_break(self, device: Device) -> None:
         if device.link is not None:
-            link = device.link
-            link.broken = True
-            text = "the connection broke"
-            for end in (link.client, link.server):
-                if self._trouble.random() < 0.6:
-                    delay = self._trouble.choice([0.0, 1.0, 5.0])
-                    self.kernel.call_later(delay, link.lose, end, int(ErrorCode.UNREACHABLE), text)
+            device.link.break_down(self._trouble)
 
     def _make_move(self, device: Device) -> None:
         device.rebind(aware=True)
@@ -222,7 +216,7 @@ class Simulation:
         session = device.session
         if session is not None and device.link is not None and len(session._channels) > 1:
             channel = self._trouble.choice([n for n in session._channels if n])
-            device.link.arrived_reset(device.link.down, channel, int(ErrorCode.INTERNAL))
+            device.link.abort_channel(channel, int(ErrorCode.INTERNAL))
 
     def _make_drain(self, _device: Device) -> None:
         self.server.stop()
@@ -240,8 +234,7 @@ class Simulation:
 
     def _run_quiet(self) -> list[str]:
         self._quiet = True
-        weather = self.network.weather
-        weather.loss = weather.stall = weather.jitter = 0.0
+        self.network.weather.clear_up()
         for device in self.devices:
             device.host.up_blocked_until = device.host.down_blocked_until = self.kernel.now
             device.thinking, device.disk.slowness = 0.001, 0.002
