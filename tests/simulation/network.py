@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
-from typing import Protocol
 
 from quicmsg.errors import ErrorCode
 from quicmsg.limits import TIMER_LATENESS
@@ -20,38 +18,9 @@ from quicmsg.protocol.client import ClientSession
 from quicmsg.protocol.server import ServerSession
 from quicmsg.protocol.session import Outgoing, Session
 from simulation.kernel import Kernel, Timer
+from simulation.weather import Host, Listener, Owner, Weather
 
-
-@dataclass(slots=True)
-class Weather:
-    """What the network does to everybody."""
-
-    delay: float = 0.02
-    jitter: float = 0.0
-    loss: float = 0.0
-    stall: float = 0.0
-    split: float = 0.0
-    window: int = 256 * 1024
-
-    def clear_up(self) -> None:
-        """All faults stop."""
-        self.loss = self.stall = self.jitter = 0.0
-
-
-class Owner(Protocol):
-    """Who holds one end of a link, and what it is told."""
-
-    def on_input(self, link: Link) -> None: ...
-
-
-class Host:
-    """A place in the network: for each direction, until when nothing arrives."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.address = 0
-        self.up_blocked_until = 0.0
-        self.down_blocked_until = 0.0
+__all__ = ["Host", "Link", "Network", "Pipe", "Weather"]
 
 
 class Pipe:
@@ -310,7 +279,7 @@ class Link:
                 self.network.kernel.call_later(delay, self.lose, end, int(ErrorCode.UNREACHABLE), text)
 
     def abandon(self, random: Random) -> None:
-        """The client's process is gone: nobody sends again what gets lost now; sometimes the kernel says so."""
+        """The client's process is gone: what gets lost now stays lost; sometimes the kernel says goodbye."""
         self.client.gone = True
         self.broken = random.random() < 0.5
         if random.random() < 0.3:
@@ -413,9 +382,3 @@ class Network:
         assert link.server is not None
         self.touch(link.client)
         self.touch(link.server)
-
-
-class Listener(Owner, Protocol):
-    """A running server."""
-
-    def accept(self, link: Link) -> ServerSession: ...
