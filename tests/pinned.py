@@ -1,7 +1,7 @@
 """`pinned_aioquic(seed)`: the same seed gives the same packets, in every process.
 
 What must be pinned was found by ablation: random bytes, key generation in OpenSSL, and the clock of
-certificates. The order of streams within a packet needs no pin: `streams._Queue.extend` sorts.
+certificates and of Retry tokens. The order of streams within a packet needs no pin: `streams._Queue.extend` sorts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -53,6 +54,7 @@ def pinned_aioquic(seed: int = 0) -> Iterator[None]:
             admission_module,
         ):
             stack.enter_context(mock.patch.object(module, "os", system))
+        stack.enter_context(mock.patch.object(admission_module, "time", _Forward(time, time=EPOCH.timestamp)))
         for name, replacement in ours.items():
             stack.enter_context(mock.patch.object(aioquic.tls, name, replacement))
         yield

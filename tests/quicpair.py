@@ -41,6 +41,7 @@ from quicmsg.transport.connection import Connection, LinkStats, configuration
 from quicmsg.transport.coupling import Coupling
 from quicmsg.transport.endpoint import addressed_id
 from quicmsg.transport.listener import server_configuration
+from quicmsg.transport.resuming import ClientTickets
 from quicmsg.transport.trust import Trust
 
 __all__ = ["SERVER", "End", "Network", "Server", "World", "client_configuration", "pinned_aioquic"]
@@ -67,6 +68,8 @@ class End:
         self.end: tuple[int, str] | None = None
         self._world = world
         self._host = host
+        self._farewell: list[tuple[bytes, Address]] = []
+        self._echoes = 0
         self._on_activity = on_activity
         self._version = 0
         self._coupling = Coupling(
@@ -96,6 +99,10 @@ class End:
 
     def stats(self) -> LinkStats:
         return self.connection.stats()
+
+    def keep_ticket(self, owner: bytes) -> None:
+        """Server: the client proved to be `owner`."""
+        self.connection.keep_ticket(owner)
 
     def flush(self) -> None:
         """Let the session's output go, before time moves on."""
@@ -130,9 +137,11 @@ class End:
         self._world.owners.pop(self.address, None)
 
     def receive(self, sender: Address, data: bytes) -> None:
-        if not self.is_over:
-            self.connection.receive_datagram(data, sender, self._world.now)
-            self.flush()
+        if self.is_over:
+            self._repeat_farewell()
+            return
+        self.connection.receive_datagram(data, sender, self._world.now)
+        self.flush()
 
     def serve(self) -> None:
         """One turn: events, session, output, datagrams, timer. As `Endpoint` does."""
@@ -140,13 +149,15 @@ class End:
             return
         now = self._world.now
         self._pump(now)
-        for data, to in self.connection.datagrams_to_send(now):
+        datagrams = self.connection.datagrams_to_send(now)
+        for data, to in datagrams:
             self._world.network.carry(self.address, to, data)
         if self._host is not None:
             self._host.route(self)
         if self.connection.has_ended:
+            self._farewell = datagrams if self._host is not None else []
             self._pump(now)
-        self._arm()
+        self._forget_or_arm()
 
     # ---- private
 
@@ -174,12 +185,26 @@ class End:
         if self._on_activity is not None:
             self._on_activity(self)
 
+    def _repeat_farewell(self) -> None:
+        """Server: as `Endpoint` does, at growing distance, until the closing period is over."""
+        self._echoes += 1
+        if self._echoes & (self._echoes - 1) == 0:
+            for data, to in self._farewell:
+                self._world.network.carry(self.address, to, data)
+
+    def _forget_or_arm(self) -> None:
+        if self.is_over and (self.connection.is_terminated or not self._farewell):
+            if self._host is not None:
+                self._host.forget(self)
+            return
+        self._arm()
+
     def _arm(self) -> None:
         self._version += 1
         version = self._version
         times = [self._coupling.get_timer()] if not self.is_over else []
         due = self.connection.get_timer()
-        if due is not None and not self.is_over:
+        if due is not None:
             times.append(due + TIMER_LATENESS)
         known = [time for time in times if time is not None]
         if known:
@@ -191,6 +216,8 @@ class End:
         due = self.connection.get_timer()
         if due is not None and due < self._world.now:
             self.connection.handle_timer(self._world.now)
+        if self.is_over:
+            self._forget_or_arm()
         self.flush()
 
 
@@ -210,6 +237,8 @@ class Server:
         self._make_session = make_session
         self._on_activity = on_activity
         self._routes: dict[bytes, End] = {}
+        self._known: dict[End, tuple[int, set[bytes], bytes]] = {}
+        self._hosts: dict[End, str] = {}
         self._chain, self._key = _server_certificate()
         self.start()
 
@@ -225,7 +254,8 @@ class Server:
         for end in self.ends:
             end.kill()
         self.ends.clear()
-        self._routes.clear()
+        for known in (self._routes, self._known, self._hosts):
+            known.clear()
         self._world.owners.pop(self.address, None)
 
     def restart(self) -> None:
@@ -239,9 +269,26 @@ class Server:
             end.receive(sender, data)
 
     def route(self, end: End) -> None:
-        """Learn the connection ids by which this end may be addressed."""
-        for connection_id in end.connection.connection_ids:
-            self._routes[connection_id] = end
+        """Learn the connection ids by which this end may be addressed now, and where it is."""
+        version, ids, first = self._known[end]
+        if version != end.connection.ids_version:
+            current = {first, *end.connection.connection_ids}
+            for gone in ids - current:
+                self._routes.pop(gone, None)
+            for connection_id in current:
+                self._routes[connection_id] = end
+            self._known[end] = end.connection.ids_version, current, first
+        address = end.connection.get_peer_address()
+        if address is not None and address[0] != self._hosts[end]:
+            self.admission.moved(self._hosts[end], address[0])
+            self._hosts[end] = address[0]
+
+    def forget(self, end: End) -> None:
+        """It is over: who still writes to it is a stranger from now on."""
+        if end in self._known:
+            for connection_id in self._known.pop(end)[1]:
+                self._routes.pop(connection_id, None)
+            self.admission.closed(self._hosts.pop(end), was_half_open=end.session is None)
 
     # ---- private
 
@@ -250,7 +297,8 @@ class Server:
         if isinstance(verdict, Connection):
             end = End(self._world, verdict, self.address, self._claim, self._on_activity, self)
             self.ends.append(end)
-            self._routes[addressed_id(data)] = end
+            self._known[end] = -1, set(), addressed_id(data)
+            self._hosts[end] = sender[0]
             self.route(end)
             self.admission.opened(sender[0])
             return end
@@ -305,10 +353,15 @@ class World:
         host: str = "10.0.1.1",
         to: Address = SERVER,
         on_activity: Callable[[End], None] | None = None,
+        tickets: ClientTickets | None = None,
     ) -> End:
-        """Begin a handshake from a host; it proceeds as the world runs."""
+        """Begin a handshake from a host; it proceeds as the world runs; with `tickets` it resumes."""
+        settings, trust = client_configuration(), Trust(fingerprint=authority().fingerprint)
         connection = Connection(
-            configuration=client_configuration(), trust=Trust(fingerprint=authority().fingerprint)
+            configuration=settings,
+            trust=trust,
+            resumes=None if tickets is None else tickets.take(settings.server_name, trust),
+            on_ticket=None if tickets is None else tickets.put,
         )
         return self.join(connection, session, host=host, to=to, on_activity=on_activity)
 
