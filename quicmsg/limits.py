@@ -56,9 +56,12 @@ REQUESTS_MAX: Final = 32
 OUTPUT_MAX: Final = 1024 * 1024
 """Unacknowledged output of one session above which it adds nothing that can wait. All windows of all channels
 together are far more than a connection should hold (100 channels x 256 KiB)."""
-OPERATIONS_MAX: Final = 1024
+OPERATIONS_MAX: Final = 256
 """What one session may have asked of the store without an answer; above it none of its conversation channels
-is read (a reset channel gives its window back, but not its place in the queue)."""
+is read (a reset channel gives its window back, but not its place in the queue). With the biggest bodies that
+is 4 MiB of a session's in the server's memory; at 5 ms a commit it is still 50,000 messages a second."""
+OPEN_TIMEOUT: Final = 5.0
+"""From a channel's first byte to its Open: a channel that says nothing takes one of SERVER_CHANNELS_MAX."""
 
 # ---- clocks of the protocol --------------------------------------------------------------------
 RESEND_INTERVAL: Final = 3.0
@@ -145,6 +148,10 @@ six chances before aioquic gives up and goes back to the old address, after 0.6 
 KEY_UPDATE_PACKETS: Final = 2**20
 """The client renews the keys after so many packets: far below the 2^23 that AES-GCM allows (RFC 9001 section
 6.6), and far apart, since aioquic loses a connection that renews twice in one round trip."""
+TICKETS_MAX: Final = 20_000
+"""Session tickets that a server remembers, one a device: as many as CONNECTIONS_MAX, 1.2 KB each."""
+TICKET_LIFETIME: Final = 12 * 3600.0
+"""A night's sleep. Below the 24 h that aioquic tells the client, which it cannot be told otherwise."""
 ADDRESS_STAGGER: Final = 0.25
 """Between attempts at the addresses of a name (RFC 8305): a broken IPv6 costs no more than this."""
 OLD_SOCKET_LINGER: Final = 1.0
@@ -172,6 +179,12 @@ STORE_LOG_SIZE_MAX: Final = 64 * 1024 * 1024
 """The log file is cut back to this after a long reader has let it grow."""
 STORE_BUSY_TIMEOUT: Final = 5.0
 """How long a program that looks into the file from outside may hold it before the store counts as broken."""
+STORE_WALK_ROWS: Final = 200
+"""Messages that a walk through a whole log holds at a time: 3 MB when all bodies are as big as may be."""
+STORE_WALK_REPORT_ROWS: Final = 100_000
+"""After so many messages a walk through a big store says how far it is: every second or so."""
+STORE_TAIL_ROWS: Final = 1_000
+"""The newest messages, which are checked at each start: what a crash may have hurt, in a few milliseconds."""
 STORE_FEED_SCAN_MAX: Final = 1_000
 """Changes of the whole store that one question for a user's changes looks through (under 1 ms) before it
 looks through the user's own conversations instead."""
@@ -187,10 +200,23 @@ INVITE_CODE_LIFETIME: Final = 7 * 24 * 3600.0
 CODE_BITS: Final = 80
 LINK_CODES_PER_USER_MAX: Final = 16
 """The newest ones count: who asks for codes in a loop fills no disk."""
-SEND_RATE: Final = 20_000.0
-"""Messages per second and session, long-term; above it the session is read more slowly, not refused. What
-one core can store: the windows keep sessions fair below it."""
+SEND_RATE: Final = 200.0
+"""Tokens per second and user, long-term, shared by all its devices; without one its channels are read later,
+nothing is refused. Far above what people write and most programs say, and a fiftieth of what one core stores;
+the longest flood of one user fills the disk with 200 KiB/s."""
 SEND_BURST: Final = 20_000
+"""Tokens at once: a long file piped in, or everything that was written in a week without a network."""
+SEND_TOKEN_SIZE: Final = 1024
+"""A Send costs a token, and one more for each full KiB of its body; an Open costs one."""
+FETCH_TOKEN_ENTRIES: Final = 10
+"""A Fetch costs a token, and one more for so many entries that it asks for: they are read from the disk."""
+REQUEST_RATE: Final = 2.0
+"""Requests per second and user, long-term (create, invite, join, leave, link): each writes into what others
+read. Beyond it the answer is BUSY, with the seconds to wait."""
+REQUEST_BURST: Final = 1_000
+"""Enough to invite a whole group one by one, twice."""
+BUDGETS_MAX: Final = 50_000
+"""Users whose spent tokens are remembered after they left: coming back must not fill the purse."""
 DRAIN_TIMEOUT: Final = 5.0
 """From SIGTERM until connections that do not close are dropped; below docker's grace period of 10 s."""
 STRANGER_LOGS_PER_SECOND: Final = 10

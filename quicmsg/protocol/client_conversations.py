@@ -148,7 +148,7 @@ class ClientConversations(Session):
         self._held_back.clear()
         self.service(now)
 
-    def _new_channel(self, number: int) -> Channel | None:
+    def _new_channel(self, number: int, now: float) -> Channel | None:
         return None  # of a channel that we have closed; only the client opens any
 
     def _channel_lost(self, channel: Channel, code: int, now: float) -> None:

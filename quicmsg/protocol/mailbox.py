@@ -54,9 +54,12 @@ class Mailbox:
                 self.touched[name] = None
 
     def restore(self, conversation: Conversation) -> None:
-        """Put back a conversation from the journal: nothing of it is in memory but what is processed."""
+        """Put back a conversation from the journal: nothing of it is in memory but what is processed. Its
+        marks stay where they were: what has been ticked may be behind an entry that is not processed."""
         conversation.received = conversation.taken = conversation.position
-        conversation.delivered_mark, conversation.read_mark = self._marks(conversation)
+        delivered, read = self._marks(conversation)
+        conversation.delivered_mark = max(conversation.delivered_mark, delivered)
+        conversation.read_mark = max(conversation.read_mark, read)
         self.conversations[conversation.name] = conversation
 
     # ---- output
@@ -160,6 +163,7 @@ class Mailbox:
         found = self.conversation(name)
         self.touched[name] = None
         known = self.outbox.answered(message_id, now) is not None
+        told = not known and (seq <= found.position or seq in found.own)
         if seq > found.received:
             found.own.add(seq)
             self._pass_own(found)
@@ -167,7 +171,7 @@ class Mailbox:
         self._events.append(
             events.MessageStored(name, message_id, seq, stored_at_ms, found.position, entry, known)
         )
-        if seq <= found.delivered_mark:
+        if seq <= found.delivered_mark and not told:
             # It was stored long ago, only the answer comes now: nobody will tell again that others have it.
             read = seq if seq <= found.read_mark else seq - 1
             self._events.append(events.PositionsChanged(name, (), False, seq - 1, seq, seq - 1, read))

@@ -7,11 +7,14 @@ are parked, within a bound, and read at once and in their order when it is.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Sequence
 
 from quicmsg import limits
 from quicmsg.errors import ErrorCode, ProtocolError
 from quicmsg.protocol import events, frames
+from quicmsg.protocol.budget import fetch_cost
 from quicmsg.protocol.channels import ServerChannel
 from quicmsg.protocol.frames import CONTROL, ChangeEntry, Frame
 from quicmsg.protocol.heartbeat import Beat
@@ -40,6 +43,7 @@ class ServerSession(ServerConversations):
         self._hello: frames.Hello | None = None
         self._requests = 0
         self._leaving: tuple[int, str, float] | None = None
+        self._late_syncs: deque[events.SyncRequested] = deque()
 
     # ---- input from the transport
 
@@ -92,8 +96,10 @@ class ServerSession(ServerConversations):
             due = min(due, self._leaving[2])
         if self._receipts_due is not None:
             due = min(due, self._receipts_due)
-        if self._starved:
-            due = min(due, self._token_due())
+        if self._starved or self._late_syncs:
+            due = min(due, self.budget.sends.due())
+        if self._silent:
+            due = min(due, next(iter(self._silent.values())))
         return due
 
     def handle_timer(self, now: float) -> None:
@@ -117,7 +123,9 @@ class ServerSession(ServerConversations):
             self._receipts_due = None
             for channel in self._by_name.values():
                 self._flush_receipts(channel)
+        self._end_silent(now)
         self._feed_starved(now)
+        self._next_syncs(now)
 
     # ---- commands: sign-in and control
 
@@ -200,7 +208,7 @@ class ServerSession(ServerConversations):
             if channel.conversation:
                 self._handle_conversation(channel, frame, now)
             else:
-                self._handle_open(channel, frame)
+                self._handle_open(channel, frame, now)
         elif self.state is SessionState.SIGNING_IN:
             self._handle_sign_in(frame)
         else:
@@ -238,20 +246,21 @@ class ServerSession(ServerConversations):
             case frames.Sync():
                 self._count_request()
                 self._noticed.clear()
-                self._events.append(events.SyncRequested(frame.epoch, frame.cursor))
+                self._late_syncs.append(events.SyncRequested(frame.epoch, frame.cursor))
+                self._next_syncs(now)
             case frames.State():
                 self.foreground = frame.foreground
             case frames.Create():
-                self._group(frame.ref, "create", frame.conversation, frame.members, frame.open)
+                self._group(frame.ref, "create", frame.conversation, frame.members, frame.open, now)
             case frames.Invite():
-                self._group(frame.ref, "invite", frame.conversation, (frame.user,), False)
+                self._group(frame.ref, "invite", frame.conversation, (frame.user,), False, now)
             case frames.Join():
-                self._group(frame.ref, "join", frame.conversation, (), False)
+                self._group(frame.ref, "join", frame.conversation, (), False, now)
             case frames.Leave():
-                self._group(frame.ref, "leave", frame.conversation, (), False)
+                self._group(frame.ref, "leave", frame.conversation, (), False, now)
             case frames.Link():
-                self._count_request()
-                self._events.append(events.LinkRequested(frame.ref))
+                if self._may_request(frame.ref, now):
+                    self._events.append(events.LinkRequested(frame.ref))
             case frames.Close():
                 # Its last acknowledgements may be behind it, on other channels: the client closes the
                 # connection itself once they have arrived. It gets a while for that, not for ever.
@@ -259,9 +268,30 @@ class ServerSession(ServerConversations):
             case _:
                 raise ProtocolError(f"{type(frame).__name__} from a client", code=ErrorCode.UNEXPECTED)
 
-    def _group(self, ref: int, action: str, conversation: str, users: tuple[str, ...], open_: bool) -> None:
+    def _group(
+        self, ref: int, action: str, conversation: str, users: tuple[str, ...], open_: bool, now: float
+    ) -> None:
+        if self._may_request(ref, now):
+            self._events.append(events.GroupRequested(ref, action, conversation, users, open_))
+
+    def _next_syncs(self, now: float) -> None:
+        """Each costs as much as a page of history: the disk is read for it."""
+        sends = self.budget.sends
+        while self._late_syncs and sends.level(now) >= 1:
+            sends.spend(fetch_cost(limits.SYNC_PAGE_ENTRIES), now)
+            self._events.append(self._late_syncs.popleft())
+
+    def _may_request(self, ref: int, now: float) -> bool:
+        """One request of the user's long-term rate; without one it is refused, with the time to wait."""
+        requests = self.budget.requests
+        if requests.level(now) < 1:
+            wait = math.ceil(requests.due() - now)
+            text = f"too many requests: try again in {wait} s"
+            self._write(CONTROL, frames.Failed(ref, ErrorCode.BUSY, text))
+            return False
+        requests.spend(1, now)
         self._count_request()
-        self._events.append(events.GroupRequested(ref, action, conversation, users, open_))
+        return True
 
     def _count_request(self) -> None:
         self._requests += 1

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from quicmsg import limits
 from quicmsg.errors import ErrorCode, ProtocolError
 from quicmsg.protocol import events, frames
+from quicmsg.protocol.budget import Budget, fetch_cost, send_cost
 from quicmsg.protocol.channels import Asked, ServerChannel
 from quicmsg.protocol.frames import CONTROL, Entry, Frame, MemberEntry
 from quicmsg.protocol.heartbeat import Heartbeat
@@ -33,8 +34,9 @@ class ServerConversations(Session):
         self._receipts_due: float | None = None
         self._fresh: dict[ServerChannel, None] = {}
         self._noticed: set[str] = set()
-        self._tokens = float(limits.SEND_BURST)
-        self._tokens_at = now
+        self.budget = Budget(now)
+        """This user's; the hub gives all sessions of a user the same one."""
+        self._silent: dict[ServerChannel, float] = {}
         self._starved: set[ServerChannel] = set()
         self._hungry: dict[ServerChannel, None] = {}
         self._fetches: deque[events.FetchRequested] = deque()
@@ -216,28 +218,29 @@ class ServerConversations(Session):
         if channel.reader.buffered or channel.ended_by_peer:
             self._read(channel, now)
 
-    def _take_token(self, channel: ServerChannel, now: float) -> None:
-        """One Send of the session's long-term rate; without one the channel is read later, not refused."""
-        earned = (now - self._tokens_at) * limits.SEND_RATE
-        self._tokens = min(self._tokens + earned, float(limits.SEND_BURST)) - 1
-        self._tokens_at = now
-        if self._tokens < 1:
+    def _spend(self, channel: ServerChannel, cost: int, now: float) -> None:
+        """Of the user's long-term rate; with nothing left the channel is read later, not refused."""
+        if not self.budget.sends.spend(cost, now):
             self._starved.add(channel)
 
-    def _token_due(self) -> float:
-        """When the next Send may be read."""
-        return self._tokens_at + (1 - self._tokens) / limits.SEND_RATE
-
     def _feed_starved(self, now: float) -> None:
-        if not self._starved or now < self._token_due():
+        if not self._starved or self.budget.sends.level(now) < 1:
             return
-        # At the very instant the sum may be a last bit short of a token: the timer would stand still.
-        self._tokens = max(self._tokens + (now - self._tokens_at) * limits.SEND_RATE, 1.0)
-        self._tokens_at = now
         starved, self._starved = self._starved, set()
         for channel in sorted(starved, key=lambda c: c.number):
             if self._channels.get(channel.number) is channel:
                 self._read(channel, now)
+
+    def _end_silent(self, now: float) -> None:
+        """Channels whose Open did not come in time. One whose bytes we do not read has done its part."""
+        for channel, until in list(self._silent.items()):
+            if now < until:
+                return
+            del self._silent[channel]
+            if channel.reader.buffered and not self._may_read(channel):
+                self._silent[channel] = now + limits.OPEN_TIMEOUT
+            else:
+                self._violation(channel, ProtocolError("no Open in time", code=ErrorCode.TIMEOUT), now)
 
     def _notice(self, conversation: str, head: int, change: int) -> None:
         """Once, until the client has opened it or asked for all changes: a client that opens nothing costs
@@ -288,11 +291,12 @@ class ServerConversations(Session):
 
     # ---- private: channels
 
-    def _new_channel(self, number: int) -> Channel | None:
+    def _new_channel(self, number: int, now: float) -> Channel | None:
         if len(self._channels) > limits.SERVER_CHANNELS_MAX:
             self._ends[number] = ErrorCode.LIMIT
             return None
         channel = self._channels[number] = ServerChannel(number)
+        self._silent[channel] = now + limits.OPEN_TIMEOUT
         return channel
 
     def _conversation_channel(self, number: int) -> ServerChannel | None:
@@ -304,6 +308,7 @@ class ServerConversations(Session):
 
     def _forget(self, channel: ServerChannel) -> None:
         self._bury(channel)
+        self._silent.pop(channel, None)
         self._starved.discard(channel)
         self._fresh.pop(channel, None)
         self._hungry.pop(channel, None)
@@ -319,7 +324,7 @@ class ServerConversations(Session):
 
     # ---- private: frames
 
-    def _handle_open(self, channel: ServerChannel, frame: Frame) -> None:
+    def _handle_open(self, channel: ServerChannel, frame: Frame, now: float) -> None:
         if not isinstance(frame, frames.Open):
             raise ProtocolError("a channel must begin with Open", code=ErrorCode.UNEXPECTED)
         if frame.conversation in self._by_name:
@@ -330,6 +335,8 @@ class ServerConversations(Session):
         channel.asked = Asked(frame.position, frame.received)
         self._by_name[frame.conversation] = channel
         self._operations += 1
+        self._silent.pop(channel, None)
+        self._spend(channel, 1, now)
         self._noticed.discard(frame.conversation)
         self._events.append(
             events.OpenRequested(channel.number, frame.conversation, frame.epoch, frame.position)
@@ -338,12 +345,13 @@ class ServerConversations(Session):
     def _handle_conversation(self, channel: ServerChannel, frame: Frame, now: float) -> None:
         match frame:
             case frames.Send() if frame.kind in frames.SERVER_KINDS:
+                self._spend(channel, 1, now)
                 text = "entries of this kind are written by the server only"
                 self._write(channel.number, frames.Rejected(frame.message_id, ErrorCode.FORBIDDEN, text))
             case frames.Send():
                 channel.submit(frame.message_id, len(frame.body))
                 self._operations += 1
-                self._take_token(channel, now)
+                self._spend(channel, send_cost(len(frame.body)), now)
                 self._events.append(
                     events.MessageSubmitted(
                         channel.number, channel.conversation, frame.message_id,
@@ -365,6 +373,7 @@ class ServerConversations(Session):
                 channel.fetching += 1
                 if channel.fetching > limits.REQUESTS_MAX:
                     raise ProtocolError("too many fetches at once", code=ErrorCode.LIMIT)
+                self._spend(channel, fetch_cost(frame.limit), now)
                 self._fetches.append(
                     events.FetchRequested(
                         channel.number, channel.conversation, frame.ref,

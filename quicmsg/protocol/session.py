@@ -87,7 +87,7 @@ class Session:
                 self._dead.discard(channel)
             return
         if found is None:
-            found = self._new_channel(channel)
+            found = self._new_channel(channel, now)
             if found is None:
                 self._credit(channel, len(data))
                 return
@@ -195,7 +195,7 @@ class Session:
     def _heard(self, now: float) -> None:
         self.heartbeat.received(now)
 
-    def _new_channel(self, number: int) -> Channel | None:
+    def _new_channel(self, number: int, now: float) -> Channel | None:
         """The peer's bytes name a channel that is not open: accept it, or return None to drop them."""
         raise AssertionError("client and server differ in this")
 

@@ -11,6 +11,7 @@ from quicmsg import limits
 from quicmsg.errors import ErrorCode
 from quicmsg.protocol import events, frames
 from quicmsg.protocol.channels import Covered
+from quicmsg.protocol.budget import Tokens
 from quicmsg.protocol.codec import encode
 from quicmsg.protocol.mailbox import outbox_row
 from quicmsg.protocol.server import ServerSession
@@ -113,7 +114,7 @@ def test_token_bucket_reads_a_flood_more_slowly_and_refuses_nothing() -> None:
     """Above SEND_RATE a session waits; its messages are taken when there are tokens again."""
     session = server({1: "@bob"})
     now, taken = 0.0, 0
-    session._tokens = 3.0
+    session.budget.sends.spend(limits.SEND_BURST - 3, now)
     session.receive_data(1, b"".join(send(number) for number in range(10)), False, now)
     while taken < 10:
         fresh = len(submitted(session))
@@ -131,7 +132,7 @@ def test_timer_of_a_starved_channel_never_stands_still() -> None:
     """Called exactly when it is due, whatever the clock shows: a token is there."""
     for start in (0.1, 1234.5678, 1e6 + 0.123, 2.0**27 - 1e-7):
         session = server({1: "@bob"})
-        session._tokens, session._tokens_at = 1.5, start
+        session.budget.sends = Tokens(limits.SEND_RATE, 1.5, start)
         session.receive_data(1, send(0) + send(1), False, start)
         assert len(submitted(session)) == 1
         due = session.get_timer()
