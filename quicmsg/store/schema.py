@@ -7,7 +7,7 @@ was measured to make a file of 1 KB messages 4.7 times as big as its content (ro
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,11 +18,29 @@ from quicmsg.limits import (
     STORE_LOG_SIZE_MAX,
     STORE_PAGE_CACHE_SIZE,
 )
+from quicmsg.store import chain
 
 APPLICATION_ID: Final = 0x514D5347  # "QMSG", so that a file of another program is never written to
 SQLITE_VERSION_MIN: Final = (3, 35, 0)  # UPDATE FROM (3.33), RETURNING (3.35)
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
+
+class Rows(Protocol):
+    """What a statement gives back."""
+
+    def fetchall(self) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Connection(Protocol):
+    """As much of a DB-API connection as the store uses: a test puts one over a simulated disk here."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Rows: ...
+    def close(self) -> None: ...
+
+
+Step = str | Callable[[Connection], None]
+
+MIGRATIONS: tuple[tuple[Step, ...], ...] = (
     # 1: the first tables
     (
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
@@ -58,22 +76,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE member ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX member_chosen ON member (user) WHERE chosen = 1",
     ),
+    # 3: a chain of hashes over each log, see chain.py
+    (
+        "ALTER TABLE message ADD COLUMN chain BLOB NOT NULL DEFAULT x''",
+        "ALTER TABLE conversation ADD COLUMN chain BLOB NOT NULL DEFAULT x''",
+        chain.compute_all,
+    ),
 )
 """MIGRATIONS[n] makes version n + 1 out of version n. A published one is never edited."""
-
-
-class Rows(Protocol):
-    """What a statement gives back."""
-
-    def fetchall(self) -> list[Any]: ...
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-class Connection(Protocol):
-    """As much of a DB-API connection as the store uses: a test puts one over a simulated disk here."""
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Rows: ...
-    def close(self) -> None: ...
 
 
 def connect(path: Path) -> Connection:
@@ -127,9 +137,12 @@ def _migrate(connection: Connection) -> None:
         return
     # One transaction for all steps: a crash in between leaves the old version, whole.
     connection.execute("BEGIN IMMEDIATE")
-    for statements in MIGRATIONS[_version(connection) :]:
-        for statement in statements:
-            connection.execute(statement)
+    for steps in MIGRATIONS[_version(connection) :]:
+        for step in steps:
+            if isinstance(step, str):
+                connection.execute(step)
+            else:
+                step(connection)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     connection.execute("COMMIT")

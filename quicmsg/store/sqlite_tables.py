@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from quicmsg.limits import STORE_HOT_ROWS
-from quicmsg.store import LogEntry, rules
+from quicmsg.store import LogEntry, chain, rules
 from quicmsg.store.schema import Connection
 
 
@@ -27,7 +27,7 @@ class Device:
 
 @dataclass(slots=True)
 class Conversation:
-    """`creator` is 0 for a direct conversation."""
+    """`creator` is 0 for a direct conversation; `chain` is the link of the newest message."""
 
     id: int
     key: str
@@ -35,6 +35,7 @@ class Conversation:
     open: bool
     head: int
     change: int
+    chain: bytes
 
 
 @dataclass(slots=True)
@@ -70,12 +71,11 @@ class Message:
     body: bytes
 
 
-_INSERT_MESSAGE: Final = """INSERT INTO message
-    (conversation, seq, sender, device, message_id, kind, encoding, stored_at_ms, body)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_WRITE_CONVERSATION: Final = """INSERT INTO conversation (id, key, creator, open, head, change)
-    VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (id) DO UPDATE SET head = excluded.head, change = excluded.change"""
+_INSERT_MESSAGE: Final = f"""INSERT INTO message ({chain.COLUMNS}, chain)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_WRITE_CONVERSATION: Final = """INSERT INTO conversation (id, key, creator, open, head, change, chain)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET head = excluded.head, change = excluded.change, chain = excluded.chain"""
 _WRITE_MEMBER: Final = """INSERT INTO member (conversation, user, oldest, received, read, own_read, chosen)
     VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (conversation, user) DO UPDATE SET oldest = excluded.oldest,
     received = excluded.received, read = excluded.read, own_read = excluded.own_read,
@@ -110,7 +110,8 @@ class Tables:
         self._new_messages.clear()
         conversations = self._changed_conversations.values()
         self._write(
-            _WRITE_CONVERSATION, [(c.id, c.key, c.creator, c.open, c.head, c.change) for c in conversations]
+            _WRITE_CONVERSATION,
+            [(c.id, c.key, c.creator, c.open, c.head, c.change, c.chain) for c in conversations],
         )
         self._changed_conversations.clear()
         self._flush_members()
@@ -170,7 +171,7 @@ class Tables:
     def conversation(self, key: str) -> Conversation | None:
         found = self._conversations.get(key)
         if found is None:
-            sql = "SELECT id, key, creator, open, head, change FROM conversation WHERE key = ?"
+            sql = "SELECT id, key, creator, open, head, change, chain FROM conversation WHERE key = ?"
             row = self._one(sql, key) if rules.is_conversation(key) else None
             if row is None:
                 return None
@@ -179,7 +180,7 @@ class Tables:
 
     def add_conversation(self, key: str, *, creator: int, open: bool) -> Conversation:
         self._last_conversation += 1
-        new = Conversation(self._last_conversation, key, creator, open, 0, 0)
+        new = Conversation(self._last_conversation, key, creator, open, 0, 0, chain.beginning(key))
         self._conversations[key] = new
         return new
 
@@ -265,19 +266,19 @@ class Tables:
         self._batch_messages[sender, entry.message_id] = Message(
             conversation.id, entry.seq, entry.stored_at_ms, entry.kind, entry.encoding, entry.body
         )
-        self._new_messages.append(
-            (
-                conversation.id,
-                entry.seq,
-                sender,
-                device.id,
-                entry.message_id,
-                entry.kind,
-                entry.encoding,
-                entry.stored_at_ms,
-                entry.body,
-            )
+        row: chain.Row = (
+            conversation.id,
+            entry.seq,
+            sender,
+            device.id,
+            entry.message_id,
+            entry.kind,
+            entry.encoding,
+            entry.stored_at_ms,
+            entry.body,
         )
+        conversation.chain = chain.link(conversation.chain, row)
+        self._new_messages.append((*row, conversation.chain))
 
     # ---- private
 

@@ -138,7 +138,8 @@ def test_a_file_of_the_first_schema_goes_on(path: Path, given: Given) -> None:
     given.store.close()
     connection = sqlite3.connect(path)
     connection.executescript(
-        "DROP INDEX member_chosen; ALTER TABLE member DROP COLUMN chosen; PRAGMA user_version = 1"
+        "DROP INDEX member_chosen; ALTER TABLE member DROP COLUMN chosen; PRAGMA user_version = 1;"
+        "ALTER TABLE message DROP COLUMN chain; ALTER TABLE conversation DROP COLUMN chain"
     )
     connection.close()
     given.reopen()
