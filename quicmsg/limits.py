@@ -149,7 +149,7 @@ KEY_UPDATE_PACKETS: Final = 2**20
 """The client renews the keys after so many packets: far below the 2^23 that AES-GCM allows (RFC 9001 section
 6.6), and far apart, since aioquic loses a connection that renews twice in one round trip."""
 TICKETS_MAX: Final = 20_000
-"""Session tickets that a server remembers, one a device: as many as CONNECTIONS_MAX, 1.2 KB each."""
+"""Session tickets that a server remembers, one a device: as many as CONNECTIONS_MAX, 0.7 KB each."""
 TICKET_LIFETIME: Final = 12 * 3600.0
 """A night's sleep. Below the 24 h that aioquic tells the client, which it cannot be told otherwise."""
 ADDRESS_STAGGER: Final = 0.25
@@ -164,6 +164,14 @@ COMMIT_BATCH_MAX: Final = 512
 """Operations in one transaction: bounds the commit's latency and the size of a rollback."""
 STORE_QUEUE_MAX: Final = 20_000
 """Operations waiting for the disk; beyond it submitters wait (their channels are not read)."""
+STORE_FLIGHT_MAX: Final = 2 * COMMIT_BATCH_MAX
+"""Operations handed to the store and not answered: one batch on its way to the disk, one ready behind it. What
+else is asked waits by user, and users take turns."""
+HELD_SIZE_MAX: Final = 64 * 1024 * 1024
+"""Bytes of operations waiting for their turn, of all users; above it those with more than an equal share are
+answered BUSY. An honest user's share is 4 MiB even when 16 flood."""
+BUSY_RETRY_AFTER: Final = 1.0
+"""What BUSY asks a client to wait: a disk that stalls is back, or found broken, within about that."""
 STORE_HOT_ROWS: Final = 50_000
 """Users, devices, conversations, members and positions (each) that the writer keeps as objects: a
 membership test then costs no statement. About 10 MB each when full; then it starts afresh."""

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from quicmsg.errors import ErrorCode
-from quicmsg.limits import RECEIPT_AT_ONCE_MEMBERS
+from quicmsg.limits import BUSY_RETRY_AFTER, RECEIPT_AT_ONCE_MEMBERS
 from quicmsg.protocol import events
 from quicmsg.protocol.frames import Entry, MemberEntry
 from quicmsg.protocol.server import ServerSession
-from quicmsg.server.directory import Directory, Environment, Peer, Submitter
+from quicmsg.server.directory import Directory, Environment, Peer
+from quicmsg.server.submitter import Submitter
 from quicmsg.server.topics import Topic, Topics
 from quicmsg.store import (
     Append,
@@ -63,6 +64,7 @@ class Conversations:
 
     def closed(self, peer: Peer, channel: int) -> None:
         """A channel was closed."""
+        peer.refused.discard(channel)
         topic = peer.topics.pop(channel, None)
         if topic is not None:
             self._topics.release(topic)
@@ -85,7 +87,7 @@ class Conversations:
             assert isinstance(result, Opened)
             self._opened(peer, topic, event, result)
 
-        self._submitter.submit(operation, opened)
+        self._submitter.submit(session, operation, opened)
 
     def _opened(self, peer: Peer, topic: Topic, event: events.OpenRequested, result: Opened) -> None:
         session = peer.session
@@ -121,6 +123,9 @@ class Conversations:
 
     def submit(self, peer: Peer, event: events.MessageSubmitted) -> None:
         session = peer.session
+        if event.channel in peer.refused or self._submitter.is_over_share(session):
+            self._send_away(peer, event.channel)
+            return
         topic = self._topics.use(peer.topics[event.channel].key)
         at_ms = self._environment.time_ms()
         operation = Append(
@@ -147,7 +152,18 @@ class Conversations:
             self._topics.release(topic)
             self._pump(session)
 
-        self._submitter.submit(operation, appended)
+        self._submitter.submit(session, operation, appended)
+
+    def _send_away(self, peer: Peer, channel: int) -> None:
+        """Nothing of it is stored, nor anything that this channel says after it: the client keeps the
+        messages, and sends them in their order on its next channel."""
+        session = peer.session
+        now = self._environment.now()
+        session.answered(now)
+        if channel not in peer.refused:
+            peer.refused.add(channel)
+            text = "too much waits for the disk"
+            session.refuse(channel, ErrorCode.BUSY, text, retry_after=BUSY_RETRY_AFTER)
 
     def deliver(self, peer: Peer, event: events.EntriesWanted) -> None:
         topic = peer.topics[event.channel]
@@ -196,7 +212,7 @@ class Conversations:
         at = (key, session.device, event.read_public)
         move = MovePosition(key, session.user, session.device, event.received, event.read, event.read_public)
         if at not in self._moves:
-            self._submit_move(at, move)
+            self._submit_move(at, move, session)
             return
         waiting = self._moves[at]
         if waiting is not None:
@@ -206,7 +222,7 @@ class Conversations:
             )
         self._moves[at] = move
 
-    def _submit_move(self, at: tuple[str, bytes, bool], move: MovePosition) -> None:
+    def _submit_move(self, at: tuple[str, bytes, bool], move: MovePosition, session: ServerSession) -> None:
         self._moves[at] = None
         topic = self._topics.use(move.conversation)
 
@@ -216,9 +232,9 @@ class Conversations:
             self._topics.release(topic)
             following = self._moves.pop(at)
             if following is not None:
-                self._submit_move(at, following)
+                self._submit_move(at, following, session)
 
-        self._submitter.submit(move, moved)
+        self._submitter.submit(session, move, moved)
 
     def _tell_positions(self, topic: Topic, user: str, *, own_read: int, change: int) -> None:
         at = topic.members[user]

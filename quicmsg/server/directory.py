@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from quicmsg.limits import BUDGETS_MAX
+from quicmsg.protocol.budget import Budget
 from quicmsg.protocol.server import ServerSession
 from quicmsg.server.topics import Topic
-from quicmsg.store import Operation, Result
-from quicmsg.store.writer import StoreWriter
 
 
 class Environment(Protocol):
@@ -39,11 +38,13 @@ class Environment(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A connected session, how to flush it, and the topics that it has open (by channel number)."""
+    """A connected session, how to flush it, the topics that it has open (by channel number), and channels
+    that were just sent away (what they had said before they heard of it is not taken)."""
 
     session: ServerSession
     wake: Callable[[], None]
     topics: dict[int, Topic] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
 
 
 class Directory:
@@ -52,6 +53,7 @@ class Directory:
     def __init__(self) -> None:
         self.peers: dict[ServerSession, Peer] = {}
         self._users: dict[str, dict[bytes, Peer]] = {}
+        self._budgets: dict[str, Budget] = {}
 
     def of(self, user: str) -> list[Peer]:
         """The signed-in devices of a user (a copy: telling one may end another)."""
@@ -64,6 +66,31 @@ class Directory:
         devices[device] = peer
         return older
 
+    def device(self, user: str, device: bytes) -> Peer | None:
+        """The session of one device."""
+        return self._users.get(user, {}).get(device)
+
+    def budget(self, user: str, now: float) -> Budget:
+        """What this user may still do, whichever device asks, also after it was away."""
+        budget = self._budgets.get(user)
+        if budget is None:
+            if len(self._budgets) >= BUDGETS_MAX:
+                self._forget_budgets(now)
+            budget = self._budgets[user] = Budget(now)
+        return budget
+
+    def _forget_budgets(self, now: float) -> None:
+        kept = {
+            user: budget
+            for user, budget in self._budgets.items()
+            if user in self._users or not budget.is_full(now)
+        }
+        # All of them spent something: the oldest half is given a fresh start rather than more memory.
+        surplus = [user for user in kept if user not in self._users][: len(kept) // 2]
+        for user in surplus if len(kept) >= BUDGETS_MAX else ():
+            del kept[user]
+        self._budgets = kept
+
     def remove(self, peer: Peer) -> None:
         """The session ended."""
         self.peers.pop(peer.session, None)
@@ -72,24 +99,3 @@ class Directory:
             del devices[peer.session.device]
             if not devices:
                 del self._users[peer.session.user]
-
-
-class Submitter:
-    """The store's queue, with waiting in order when it is full. What can wait here is bounded by the
-    windows of the sessions: a channel with unanswered requests is not read on."""
-
-    def __init__(self, writer: StoreWriter) -> None:
-        self._writer = writer
-        self._held: deque[tuple[Operation, Callable[[Result], None]]] = deque()
-
-    def submit(self, operation: Operation, callback: Callable[[Result], None]) -> None:
-        """Queue an operation; its result comes back through `callback`, after the commit."""
-        if self._held or self._writer.full:
-            self._held.append((operation, callback))
-        else:
-            self._writer.submit(operation, callback)
-
-    def room(self) -> None:
-        """The queue is short again."""
-        while self._held and not self._writer.full:
-            self._writer.submit(*self._held.popleft())

@@ -18,8 +18,9 @@ from quicmsg.protocol.server import ServerSession
 from quicmsg.protocol.session import SessionState
 from quicmsg.protocol.signin import sign_in_message
 from quicmsg.server.conversations import Conversations, address_for
-from quicmsg.server.directory import Directory, Environment, Peer, Submitter
+from quicmsg.server.directory import Directory, Environment, Peer
 from quicmsg.server.strangers import Strangers
+from quicmsg.server.submitter import Submitter
 from quicmsg.store import (
     Change,
     ChangeMember,
@@ -28,6 +29,7 @@ from quicmsg.store import (
     MakeCode,
     Refusal,
     Result,
+    RevokeDevice,
     SignedIn,
     SignIn,
 )
@@ -50,7 +52,7 @@ class Hub:
         self._environment = environment
         self._epoch = epoch
         self._invite_only = invite_only
-        self._submitter = Submitter(writer)
+        self._submitter = Submitter(writer, self._revoked)
         self._directory = Directory()
         self._strangers = Strangers(environment)
         self._conversations = Conversations(writer, self._submitter, self._directory, environment, self.pump)
@@ -93,6 +95,25 @@ class Hub:
         for peer in list(self._directory.peers.values()):
             peer.session.close(ErrorCode.GOING_AWAY, "the server stops", now=self._environment.now())
             self.pump(peer.session)
+
+    def revoke(self, user: str, device: bytes, answer: Callable[[Result], None]) -> None:
+        """Remove a device of a user; once that is durable its session ends, and `answer` is called."""
+
+        def revoked(result: Result) -> None:
+            peer = self._directory.device(user, device)
+            if peer is not None and not isinstance(result, Refusal):
+                self._revoked(peer.session)
+            answer(result)
+
+        self._writer.submit(RevokeDevice(user, device, self._time_ms()), revoked)
+
+    def _revoked(self, session: ServerSession) -> None:
+        """Also when the store says so in answer to whatever this device asked: it gets no more messages."""
+        if session.user:
+            session.close(
+                ErrorCode.REVOKED, "this device was removed from the account", now=self._environment.now()
+            )
+            self.pump(session)
 
     # ---- private: what sessions ask
 
@@ -152,7 +173,7 @@ class Hub:
             assert isinstance(result, SignedIn)
             self._welcome(peer, result)
 
-        self._submitter.submit(operation, signed_in)
+        self._submitter.submit(peer.session, operation, signed_in)
 
     def _refuse_sign_in(self, peer: Peer, user: str, code: ErrorCode, text: str) -> None:
         self._strangers.log(
@@ -175,6 +196,7 @@ class Hub:
         self._environment.log(
             "signed in", user=result.user, device=result.device.hex(), address=session.observed_address
         )
+        session.budget = self._directory.budget(result.user, self._environment.now())
         session.welcome(
             user=result.user,
             device=result.device,
@@ -229,7 +251,7 @@ class Hub:
                 session.done(event.ref)
             self.pump(session)
 
-        self._submitter.submit(operation, changed)
+        self._submitter.submit(session, operation, changed)
 
     def _link(self, peer: Peer, ref: int) -> None:
         session = peer.session
@@ -240,7 +262,7 @@ class Hub:
             session.done(ref, code)
             self.pump(session)
 
-        self._submitter.submit(MakeCode("link", session.user, code, expires), made)
+        self._submitter.submit(session, MakeCode("link", session.user, code, expires), made)
 
     def _time_ms(self) -> int:
         return self._environment.time_ms()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from quicmsg import limits
 from quicmsg.errors import ErrorCode
 from quicmsg.protocol import events, frames
-from quicmsg.protocol.channels import Covered
 from quicmsg.protocol.budget import Tokens
+from quicmsg.protocol.channels import Covered
 from quicmsg.protocol.codec import encode
 from quicmsg.protocol.mailbox import outbox_row
 from quicmsg.protocol.server import ServerSession
