@@ -1,7 +1,8 @@
 """`pinned_aioquic(seed)`: the same seed gives the same packets, in every process.
 
 What must be pinned was found by ablation: random bytes, key generation in OpenSSL, and the clock of
-certificates and of Retry tokens. The order of streams within a packet needs no pin: `streams._Queue.extend` sorts.
+certificates and of Retry tokens. The order of streams within a packet needs no pin: `streams._Queue.extend`
+sorts.
 """
 
 from __future__ import annotations

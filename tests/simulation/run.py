@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from dataclasses import dataclass
 from random import Random
+
+from pinned import pinned_aioquic
 
 from quicmsg.errors import ErrorCode
 from quicmsg.protocol import frames
@@ -14,6 +18,9 @@ from simulation.device import Device
 from simulation.history import History
 from simulation.kernel import Kernel
 from simulation.network import Network
+from simulation.quic_checks import check_transport
+from simulation.quic_network import QuicNetwork
+from simulation.quic_settings import draw_quic
 from simulation.server import Server, execute
 from simulation.settings import Settings, bounded, draw
 from simulation.trace import FrameTrace
@@ -22,6 +29,7 @@ QUIET_MAX = 150.0
 """Seconds after the last fault until everything has to be well."""
 TAPS = (8.0, 16.0, 24.0)
 """When, in the quiet time, the person taps every red cross."""
+DRAW = {"streams": draw, "quic": draw_quic}
 
 
 @dataclass(slots=True)
@@ -45,7 +53,8 @@ class Simulation:
         self.kernel = Kernel()
         self.history = History(lambda: self.kernel.now)
         self.history.trace = trace
-        self.network = Network(self.kernel, Random(f"network {seed}"))
+        make_network = QuicNetwork if settings.tier == "quic" else Network
+        self.network = make_network(self.kernel, Random(f"network {seed}"))
         self.network.weather = settings.weather
         self.server = Server(self.kernel, self.network, Random(f"server {seed}"), self.history)
         self.devices: list[Device] = []
@@ -69,9 +78,9 @@ class Simulation:
             self.kernel.call_at(duration * 0.6, self._restore)
         self.kernel.run_until(duration)
         problems = self._run_quiet()
-        return Report(
-            self.seed, problems, self.history.hash(), self._sent, self.kernel.events, self.kernel.now
-        )
+        happened = self.history.hash() + (self.network.air.hash if self.settings.tier == "quic" else "")
+        hashed = hashlib.sha256(happened.encode()).hexdigest()
+        return Report(self.seed, problems, hashed, self._sent, self.kernel.events, self.kernel.now)
 
     # ---- private: before
 
@@ -275,7 +284,7 @@ class Simulation:
                 {found.name: found.read_mark for found in marks},
             )
         checker.finish(finals)
-        return checker.problems + self._check_calm()
+        return checker.problems + self._check_calm() + check_transport(self)
 
     def _check_calm(self) -> list[str]:
         if not self.settings.calm:
@@ -304,11 +313,17 @@ class Simulation:
 
 
 def simulate(
-    seed: int, *, trace: bool = False, with_frames: bool = False, settings: Settings | None = None
+    seed: int,
+    *,
+    trace: bool = False,
+    with_frames: bool = False,
+    settings: Settings | None = None,
+    tier: str = "streams",
 ) -> Report:
     """Run one seed."""
-    drawn = settings or draw(seed)
-    with bounded(drawn.bounds):
+    drawn = settings or DRAW[tier](seed)
+    pinned = pinned_aioquic(seed) if drawn.tier == "quic" else contextlib.nullcontext()
+    with bounded(drawn.bounds), pinned:
         simulation = Simulation(seed, drawn, trace=trace)
         if with_frames:
             simulation.network.watch = FrameTrace(simulation.history)

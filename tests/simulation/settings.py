@@ -10,6 +10,7 @@ from random import Random
 from quicmsg import limits
 from quicmsg.protocol import channels
 from quicmsg.server import conversations, topics
+from quicmsg.transport import admission, connection, guards, streams
 from simulation.network import Weather
 
 FAULTS = {
@@ -50,6 +51,10 @@ class Settings:
     stall_chance: float = 0.0
     queue_max: int = 10_000
     bounds: dict[str, float] = field(default_factory=dict)
+    tier: str = "streams"
+    """What the network is made of: fake ordered "streams", or "quic"."""
+    only_moves: bool = False
+    """Nothing but changes of address happens: nobody may reconnect, or wait for long."""
 
 
 def draw(seed: int) -> Settings:
@@ -121,7 +126,7 @@ def bounded(bounds: dict[str, float]) -> Iterator[None]:
     """Small bounds are met often; the real ones hardly ever in a short run."""
     changed = []
     for name, value in bounds.items():
-        for module in (limits, channels, conversations, topics):
+        for module in (limits, channels, conversations, topics, admission, connection, guards, streams):
             if hasattr(module, name):
                 changed.append((module, name, getattr(module, name)))
                 setattr(module, name, value)
