@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,19 +77,22 @@ class Chat:
                 names = self._names[sender]
                 self._say(sender, names[number % len(names)])
 
-    async def fill(self, count: int) -> None:
-        """Keep sending until so many messages of each side are under way at once."""
-
-        def is_full() -> bool:
-            full = True
-            for sender, receiver in ((self.alice, self.bob), (self.bob, self.alice)):
-                arrived = self.arrived(receiver)
-                if len(sender.told) - arrived < 2 * count:
-                    self.burst(100, sender)
-                full = full and sender.counts["queued"] - arrived > 1.25 * count
-            return full
-
-        await self.wait(is_full, f"{count} messages each way were under way")
+    @contextlib.asynccontextmanager
+    async def filled(self, count: int) -> AsyncIterator[None]:
+        """Inside, so many messages of each side and more are under way, and the server stands still, so that
+        none of them arrives before what is to happen to them, however slow this machine is."""
+        self.burst(count)
+        await self.wait(lambda: min(map(self.arrived, self.peers)) > count // 10, "messages went both ways")
+        os.kill(self.server.pid, signal.SIGSTOP)
+        try:
+            self.burst(count)
+            await self.wait(
+                lambda: all(peer.counts["queued"] >= len(peer.told) for peer in self.peers),
+                f"{count} messages each way were under way",
+            )
+            yield
+        finally:
+            os.kill(self.server.pid, signal.SIGCONT)
 
     @contextlib.asynccontextmanager
     async def talking(self, interval: float, *senders: PeerProcess) -> AsyncIterator[None]:

@@ -38,8 +38,9 @@ def moved_to(peer: PeerProcess) -> list[str]:
 async def test_fifty_conversations_move_with_messages_in_flight(tmp_path: Path) -> None:
     """An IP change among 200 messages in flight each way: none lost, doubled, out of order or failed."""
     async with chat(tmp_path) as both:
-        await both.fill(200)
-        both.alice.tell("migrate", address="127.0.0.2")
+        async with both.filled(200):
+            both.alice.tell("migrate", address="127.0.0.2")
+            await both.wait(lambda: both.alice.counts["migrating"] == 1, "she began to move")
         await both.wait(lambda: both.alice.counts["connection moved"] == 1, "alice was told")
         account = await both.finish()
     moved_at = next(event["at"] for event in both.alice.events if event["event"] == "migrating")

@@ -101,8 +101,8 @@ async def run(trouble: Trouble, loss: int, directory: Path) -> Outcome:
 
 async def _talk(both: Chat, trouble: Trouble, network: Topology) -> tuple[float, float]:
     async with both.talking(0.05):
-        await both.fill(IN_FLIGHT)
-        began = time.monotonic()
+        async with both.filled(IN_FLIGHT):
+            began = time.monotonic()
         returned = await trouble.cause(network)
         await asyncio.sleep(1.5)  # talk on at the new address
     return began, returned
