@@ -244,6 +244,14 @@ class Applier:
                 delivered,
                 read,
             )
+        if write.delivered_mark or write.read_mark:
+            self._run(
+                "UPDATE conversation SET delivered_mark = max(delivered_mark, ?), "
+                "read_mark = max(read_mark, ?) WHERE name = ?",
+                write.delivered_mark,
+                write.read_mark,
+                write.conversation,
+            )
 
     def _conversation(self, write: Conversation) -> None:
         if not self._is_epoch(write.conversation, write.epoch):
@@ -264,7 +272,8 @@ class Applier:
         self._run(
             "INSERT INTO conversation (name, epoch, position, head) VALUES (?1, ?2, ?3, ?3) "
             "ON CONFLICT (name) DO UPDATE SET "
-            "epoch = ?2, position = ?3, head = ?3, oldest = 1, read = 0, stale = 1",
+            "epoch = ?2, position = ?3, head = ?3, oldest = 1, read = 0, stale = 1, "
+            "delivered_mark = 0, read_mark = 0",
             write.conversation,
             write.epoch,
             write.position,

@@ -30,32 +30,41 @@ class JournalReader:
             "SELECT conversation, user, delivered, read FROM member ORDER BY user"
         ):
             members.setdefault(name, []).append((position[0], position[1], position[2]))
+        columns = "name, epoch, position, read, read_public, head, oldest, stale"
         conversations = tuple(
-            ConversationRow(
-                name,
-                epoch,
-                position,
-                read,
-                bool(public),
-                head,
-                oldest,
-                bool(stale),
-                tuple(members.get(name, ())),
+            self._completed(
+                ConversationRow(
+                    name,
+                    epoch,
+                    position,
+                    read,
+                    bool(public),
+                    head,
+                    oldest,
+                    bool(stale),
+                    tuple(members.get(name, ())),
+                    delivered_mark=delivered,
+                    read_mark=read_by_all,
+                    gone=bool(gone),
+                )
             )
-            for name, epoch, position, read, public, head, oldest, stale in self._all(
-                "SELECT name, epoch, position, read, read_public, head, oldest, stale FROM conversation "
-                "WHERE gone = 0 ORDER BY name"
+            for name, epoch, position, read, public, head, oldest, stale, delivered, read_by_all, gone in (
+                self._all(
+                    f"SELECT {columns}, delivered_mark, read_mark, gone FROM conversation ORDER BY name"
+                )
             )
         )
-        conversations = tuple(self._with_owed(row) for row in conversations)
         ((epoch, cursor),) = self._all("SELECT epoch, cursor FROM account")
         return Snapshot(epoch, cursor, conversations, tuple(self.outbox()))
 
-    def _with_owed(self, row: ConversationRow) -> ConversationRow:
-        """The highest processed entry that came from elsewhere: what the server must be told. Entries sent
-        from this device move the position too, but nobody waits for their receipt."""
+    def _completed(self, row: ConversationRow) -> ConversationRow:
+        """With what the entries say. Owed is the highest processed one that came from elsewhere: what the
+        server must be told. Entries sent from this device move the position too, but nobody waits for their
+        receipt."""
+        nameless = self._all("SELECT 1 FROM message WHERE conversation = ? AND seq IS NULL LIMIT 1", row.name)
+        row = replace(row, resync=True) if nameless else row
         confirmed = next((delivered for user, delivered, _ in row.members if user == self.user), 0)
-        if row.position <= confirmed:
+        if row.position <= confirmed or row.gone:
             return row
         found = self._all(
             "SELECT seq FROM message WHERE conversation = ? AND seq > ? AND seq <= ? AND own = 0 "

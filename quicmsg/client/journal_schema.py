@@ -74,6 +74,11 @@ MIGRATIONS: Final[tuple[Sequence[str], ...]] = (
             read INTEGER NOT NULL,
             PRIMARY KEY (conversation, user))""",
     ),
+    # 2: how far own messages were ticked. Of older rows it is computed, as it was before.
+    (
+        "ALTER TABLE conversation ADD COLUMN delivered_mark INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE conversation ADD COLUMN read_mark INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 """MIGRATIONS[n] brings a file of version n to version n + 1. Never edit one that was released: append."""
 

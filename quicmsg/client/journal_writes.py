@@ -89,11 +89,14 @@ class ReadUpTo:
 @dataclass(frozen=True, slots=True)
 class Positions:
     """Where other members stand: `(user, delivered, read)`; they only go forward. `whole`: these are all
-    members there are; whoever left would otherwise hold back the ticks after a restart."""
+    members there are; whoever left would otherwise hold back the ticks after a restart. `delivered_mark`,
+    `read_mark`: up to where own messages were ticked: a restart takes no tick back, and tells none twice."""
 
     conversation: str
     members: tuple[tuple[str, int, int], ...]
     whole: bool = False
+    delivered_mark: int = 0
+    read_mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,8 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """No longer a member: not loaded any more, history stays readable. A later `Conversation` undoes it."""
+    """No longer a member: loaded as `gone` (who comes back must still know its epoch and position), history
+    stays readable. A later `Conversation` undoes it."""
 
     conversation: str
 
@@ -207,7 +211,9 @@ class MessageRow:
 class ConversationRow:
     """Where this device stands in a conversation. `epoch` 0: never opened. `read_public`: the last
     `ReadUpTo` was for the others too. `owed`: the position that the server has not confirmed (0: none; see
-    `JournalReader.load`). `members`: `(user, delivered, read)`, sorted by user."""
+    `JournalReader.load`). `members`: `(user, delivered, read)`, sorted by user. Marks: see `Positions`.
+    `gone`: no longer a member. `resync`: since the log was restored, entries are known here without their
+    seq: they may come again."""
 
     name: str
     epoch: int
@@ -219,6 +225,10 @@ class ConversationRow:
     stale: bool
     members: tuple[tuple[str, int, int], ...]
     owed: int = 0
+    delivered_mark: int = 0
+    read_mark: int = 0
+    gone: bool = False
+    resync: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,14 +286,36 @@ def test_restored_log_is_never_mixed_with_the_old_one(file: JournalFile) -> None
     assert file.own_between("@bob", 0, 9) == [(message_id(9), 2)]
 
 
-def test_left_conversation_is_not_loaded_until_the_server_names_it_again(file: JournalFile) -> None:
-    """Leaving ends the news, not the history; joining again goes on."""
+def test_left_conversation_is_gone_until_the_server_names_it_again(file: JournalFile) -> None:
+    """Leaving ends the news, not the history; joining again goes on under the known epoch and position."""
     file.apply([Processed("#team", 1, (entry(1, 1),), 7), Left("#team")])
     file.apply([Processed("#team", 2, (entry(2, 2),), 7)])
-    assert file.load().conversations == ()
+    (row,) = file.load().conversations
+    assert (row.gone, row.epoch, row.position, row.owed) == (True, 7, 2, 0)
     assert len(file.history("#team", None, 9)) == 2
     file.apply([Conversation("#team", 7, 5, 4, stale=True)])
-    assert [row.position for row in file.load().conversations] == [2]
+    assert [(row.position, row.gone) for row in file.load().conversations] == [(2, False)]
+
+
+def test_marks_of_ticks_survive_and_go_forward_only_until_the_log_is_replaced(file: JournalFile) -> None:
+    """What was shown as delivered or read is so after a restart; a restored log begins anew."""
+    file.apply([Conversation("@bob", 7, 9, 1, stale=False), Positions("@bob", (("bob", 5, 3),), False, 5, 3)])
+    file.apply([Positions("@bob", (), False, 4, 4)])
+    (row,) = file.load().conversations
+    assert (row.delivered_mark, row.read_mark) == (5, 4)
+    file.apply([Reset("@bob", 8, 0)])
+    (row,) = file.load().conversations
+    assert (row.delivered_mark, row.read_mark) == (0, 0)
+
+
+def test_entries_without_a_place_ask_for_a_second_look(file: JournalFile) -> None:
+    """Since the log was restored their seq is not known: until each has one, what comes may be known."""
+    file.apply([Processed("@bob", 1, (entry(1, 1),), 7)])
+    assert [row.resync for row in file.load().conversations] == [False]
+    file.apply([Reset("@bob", 8, 0)])
+    assert [row.resync for row in file.load().conversations] == [True]
+    file.apply([Processed("@bob", 1, (entry(1, 1),), 8)])
+    assert [row.resync for row in file.load().conversations] == [False]
 
 
 # ---- every write, in any order

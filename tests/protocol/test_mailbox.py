@@ -102,6 +102,16 @@ def test_answer_that_comes_after_the_receipts_is_ticked() -> None:
     assert ticks(mailbox) == [(0, 1)]
 
 
+def test_second_answer_to_one_message_ticks_nothing_again() -> None:
+    """It came back as a log entry, and the new connection's own Send is answered as well."""
+    mailbox = opened(1, MemberEntry("bob", 1, 0))
+    mailbox.submit(outbox_row(b"i" * 16, GROUP, 0, 0, b"text", 0.0), 0.0)
+    mailbox.accepted(GROUP, b"i" * 16, 1, 1, 0.0)
+    assert ticks(mailbox) == [(0, 1)]
+    mailbox.accepted(GROUP, b"i" * 16, 1, 1, 0.0)
+    assert ticks(mailbox) == []
+
+
 def test_change_that_an_open_channel_was_to_bring_is_written_down_as_open() -> None:
     """After a crash nobody knows what the channel has brought; once both ends have closed it, all is here."""
     mailbox = opened(1, MemberEntry("bob", 1, 0))
