@@ -297,7 +297,7 @@ class Client:
 
     async def open(self) -> None:
         """Take up what the journal has, and begin to connect; called by `connect`."""
-        self._postbox.load(await self._journal.read(JournalFile.load))
+        self._postbox.load(await self._journal.read(JournalFile.load), self._loop.time())
         self._postbox.drain()
         self._arm()
         self._connector.start()

@@ -74,7 +74,7 @@ Callback = Callable[[QuicmsgError | None], object]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Request:
+class Request:
     """Writes to commit, or (without writes) a question to ask; `done` runs on the loop's thread."""
 
     writes: tuple[Write, ...]
@@ -82,7 +82,7 @@ class _Request:
     done: Callable[[object, BaseException | None], object]
 
 
-Outcome = tuple[_Request, object, BaseException | None]
+Outcome = tuple[Request, object, BaseException | None]
 
 
 class Journal:
@@ -94,7 +94,7 @@ class Journal:
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._room = asyncio.Semaphore(JOURNAL_QUEUE_MAX)
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[Request] = deque()
         self._wake = threading.Condition()
         self._closing = False
         # A daemon: what is committed is safe, so a program that forgets to close may still end.
@@ -128,7 +128,7 @@ class Journal:
             self._room.release()
             _resolve(answer, result, error)
 
-        self._submit(_Request(writes, None, done))
+        self._submit(Request(writes, None, done))
         await answer
 
     def post(self, write: Write, callback: Callback | None = None) -> None:
@@ -140,7 +140,21 @@ class Journal:
             if callback is not None:
                 callback(error)
 
-        self._submit(_Request((write,), None, done))
+        self._submit(Request((write,), None, done))
+
+    def ask(
+        self,
+        question: Callable[[JournalFile], T],
+        callback: Callable[[T | None, QuicmsgError | None], object],
+    ) -> None:
+        """Ask a question without waiting; `callback` gets the answer, or the error, in order with all writes
+        before and after it."""
+
+        def done(result: Any, error: BaseException | None) -> None:
+            assert error is None or isinstance(error, QuicmsgError)
+            callback(result, error)
+
+        self._submit(Request((), question, done))
 
     async def read(
         self, function: Callable[Concatenate[JournalFile, P], T], *args: P.args, **kwargs: P.kwargs
@@ -152,7 +166,7 @@ class Journal:
         def ask(file: JournalFile) -> T:
             return function(file, *args, **kwargs)
 
-        self._submit(_Request((), ask, partial(_resolve, answer)))
+        self._submit(Request((), ask, partial(_resolve, answer)))
         result: T = await answer
         return result
 
@@ -166,7 +180,7 @@ class Journal:
 
     # ---- private: the loop's side
 
-    def _submit(self, request: _Request) -> None:
+    def _submit(self, request: Request) -> None:
         with self._wake:
             if not self._closing:
                 self._requests.append(request)
@@ -204,7 +218,7 @@ class Journal:
         self._hand_over(_resolve, self._opened, None, None)
         try:
             while batch := self._next_batch():
-                self._hand_over(self._deliver, _work(file, batch))
+                self._hand_over(self._deliver, work(file, batch))
         finally:
             file.close()
             with self._wake:
@@ -216,7 +230,7 @@ class Journal:
             self._hand_over(self._deliver, forgotten)
             self._hand_over(_resolve, self._closed, None, None)
 
-    def _next_batch(self) -> list[_Request]:
+    def _next_batch(self) -> list[Request]:
         """What queued up while the last commit ran, at most a batch; empty: closing, and all is done."""
         with self._wake:
             while not self._requests and not self._closing:
@@ -225,8 +239,9 @@ class Journal:
             return [self._requests.popleft() for _ in range(count)]
 
 
-def _work(file: JournalFile, batch: list[_Request]) -> list[Outcome]:
-    """Commit the batch's writes as one transaction, then answer its questions."""
+def work(file: JournalFile, batch: list[Request]) -> list[Outcome]:
+    """Commit the batch's writes as one transaction, then answer its questions. For the thread (and for the
+    simulation, which has one of its own)."""
     outcomes: list[Outcome] = []
     writes = [write for request in batch for write in request.writes]
     failure: Exception | None = None
