@@ -122,6 +122,22 @@ RETRY_ABOVE: Final = 64
 CONNECTIONS_PER_ADDRESS_MAX: Final = 512
 """High on purpose: all local users behind docker-proxy or a NAT share one address."""
 CONNECTIONS_MAX: Final = 20_000
+KNOCKS_PER_SECOND: Final = 500
+"""Datagrams of one address (an IPv6 /64 counts as one) that belong to no connection and are looked at; what
+goes beyond is dropped before it is parsed. Room for 500 users of one address whose server was restarted."""
+KNOCKS_BURST: Final = 4_000
+HANDSHAKES_PER_SECOND: Final = 100
+"""Handshakes that one address may begin: each costs 2 to 4 ms, so that one address takes a third of a core at
+most. An address that is not proved soon gets a Retry instead (RETRY_ABOVE)."""
+HANDSHAKES_BURST: Final = 512
+"""All users behind one address at once."""
+BUCKETS_MAX: Final = 10_000
+"""Addresses that are counted at a time, about 200 bytes each; forged ones only push each other out."""
+PACKETS_PER_SECOND: Final = 2_000
+"""Datagrams of one connection that a server processes, long-term: 2.4 MB/s of data, and a fifth to a third of
+a core at the worst. Beyond it they are lost, which slows an honest sender down."""
+PACKETS_BURST: Final = 8_000
+"""At once: 9 MB, more than all windows of a connection."""
 DATAGRAM_SIZE: Final = 1200
 """QUIC's minimum path MTU; aioquic has no path MTU discovery."""
 UNKNOWN_REPLIES_PER_SECOND: Final = 100
@@ -165,8 +181,8 @@ COMMIT_BATCH_MAX: Final = 512
 STORE_QUEUE_MAX: Final = 20_000
 """Operations waiting for the disk; beyond it submitters wait (their channels are not read)."""
 STORE_FLIGHT_MAX: Final = 2 * COMMIT_BATCH_MAX
-"""Operations handed to the store and not answered: one batch on its way to the disk, one ready behind it. What
-else is asked waits by user, and users take turns."""
+"""Operations handed to the store and not answered: one batch on its way to the disk, one ready behind it.
+What else is asked waits by user, and users take turns."""
 HELD_SIZE_MAX: Final = 64 * 1024 * 1024
 """Bytes of operations waiting for their turn, of all users; above it those with more than an equal share are
 answered BUSY. An honest user's share is 4 MiB even when 16 flood."""
@@ -193,6 +209,8 @@ STORE_WALK_REPORT_ROWS: Final = 100_000
 """After so many messages a walk through a big store says how far it is: every second or so."""
 STORE_TAIL_ROWS: Final = 1_000
 """The newest messages, which are checked at each start: what a crash may have hurt, in a few milliseconds."""
+STORE_DAMAGES_MAX: Final = 1_000
+"""What a check of a damaged file tells: more would not be read, and the remedy is the same."""
 STORE_FEED_SCAN_MAX: Final = 1_000
 """Changes of the whole store that one question for a user's changes looks through (under 1 ms) before it
 looks through the user's own conversations instead."""
@@ -316,6 +334,8 @@ assert CHANNELS_MAX < SERVER_CHANNELS_MAX
 assert DELIVER_WINDOW_SIZE <= STREAM_WINDOW
 assert SUBMIT_WINDOW_SIZE <= STREAM_WINDOW < CONNECTION_WINDOW
 assert CONNECT_TIMEOUT < FAILED_AFTER
+assert PACKETS_BURST * DATAGRAM_SIZE > 2 * CONNECTION_WINDOW, "one full window is never policed"
+assert CONNECTIONS_PER_ADDRESS_MAX <= HANDSHAKES_BURST, "all users of one address may come back at once"
 assert MEMBERS_MAX * (NAME_SIZE_MAX + 24) < FRAME_SIZE_MAX
 assert CONNECT_PATIENCE < FAILED_AFTER, "who cannot connect is told so, before the message is shown as failed"
 assert PIPE_LINE_SIZE_MAX > 6 * BODY_SIZE_MAX + 1024

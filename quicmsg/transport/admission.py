@@ -29,6 +29,10 @@ from quicmsg.limits import (
     CONNECTIONS_PER_ADDRESS_MAX,
     DATAGRAM_SIZE,
     HALF_OPEN_MAX,
+    HANDSHAKES_BURST,
+    HANDSHAKES_PER_SECOND,
+    KNOCKS_BURST,
+    KNOCKS_PER_SECOND,
     RETRY_ABOVE,
     UNKNOWN_REPLIES_BURST,
     UNKNOWN_REPLIES_PER_SECOND,
@@ -40,6 +44,7 @@ from quicmsg.transport.connection import (
     Connection,
     reset_token,
 )
+from quicmsg.transport.rates import Bucket, Buckets, network_of
 from quicmsg.transport.socket import Address
 
 RESET_SIZE_MAX = 43
@@ -53,24 +58,6 @@ class _RetryTokens(QuicRetryTokenHandler):
         self._aead = AESGCM(hashlib.sha256(key).digest())
 
 
-class Bucket:
-    """A token bucket: `rate` per second in the long run, `burst` at once."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = self._level = burst
-        self._at = 0.0
-
-    def take(self, now: float) -> bool:
-        """Whether one more is within the rate."""
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
-        self._at = now
-        if self._level < 1:
-            return False
-        self._level -= 1
-        return True
-
-
 class Admission:
     """Decides about datagrams that belong to no connection, and counts those that were let in."""
 
@@ -82,12 +69,16 @@ class Admission:
         self._reset_key = reset_key
         self._tokens = _RetryTokens(retry_key)
         self._replies = Bucket(UNKNOWN_REPLIES_PER_SECOND, UNKNOWN_REPLIES_BURST)
-        self._per_host: Counter[str] = Counter()
+        self._knocks = Buckets(KNOCKS_PER_SECOND, KNOCKS_BURST)
+        self._handshakes = Buckets(HANDSHAKES_PER_SECOND, HANDSHAKES_BURST)
+        self._per_network: Counter[str] = Counter()
 
     # ---- decisions
 
     def decide(self, data: bytes, sender: Address, now: float) -> Connection | bytes | None:
         """A new connection, a datagram to answer with, or None: say nothing."""
+        if not self._knocks.take(network_of(sender[0]), now):
+            return None  # before anything is parsed: junk costs two look-ups
         if not data[0] & 0x80:
             return self._reset(data, now)
         if len(data) < DATAGRAM_SIZE:
@@ -110,7 +101,7 @@ class Admission:
         """A handshake has begun."""
         self.half_open += 1
         self.total += 1
-        self._per_host[host] += 1
+        self._per_network[network_of(host)] += 1
 
     def established(self) -> None:
         """A handshake is complete."""
@@ -119,7 +110,7 @@ class Admission:
     def moved(self, old_host: str, new_host: str) -> None:
         """A client has another address now."""
         self._release(old_host)
-        self._per_host[new_host] += 1
+        self._per_network[network_of(new_host)] += 1
 
     def closed(self, host: str, *, was_half_open: bool) -> None:
         """A connection is gone."""
@@ -130,9 +121,10 @@ class Admission:
     # ---- private
 
     def _release(self, host: str) -> None:
-        self._per_host[host] -= 1
-        if self._per_host[host] <= 0:
-            del self._per_host[host]
+        network = network_of(host)
+        self._per_network[network] -= 1
+        if self._per_network[network] <= 0:
+            del self._per_network[network]
 
     def _handshake(self, header: QuicHeader, sender: Address, now: float) -> Connection | bytes | None:
         if header.token:
@@ -145,18 +137,26 @@ class Admission:
                 )
             except ValueError:
                 return None
-            return self._connection(header, sender, original, header.destination_cid)
+            return self._connection(header, sender, now, original, header.destination_cid)
         if self.half_open >= RETRY_ABOVE:
             return self._retry(header, sender, now)
-        return self._connection(header, sender, header.destination_cid, None)
+        return self._connection(header, sender, now, header.destination_cid, None)
 
     def _connection(
-        self, header: QuicHeader, sender: Address, original: bytes, retry_source: bytes | None
+        self,
+        header: QuicHeader,
+        sender: Address,
+        now: float,
+        original: bytes,
+        retry_source: bytes | None,
     ) -> Connection | None:
         if self.half_open >= HALF_OPEN_MAX or self.total >= CONNECTIONS_MAX:
             return None
-        if self._per_host[sender[0]] >= CONNECTIONS_PER_ADDRESS_MAX:
+        network = network_of(sender[0])
+        if self._per_network[network] >= CONNECTIONS_PER_ADDRESS_MAX:
             return None
+        if not self._handshakes.take(network, now):
+            return None  # the client's next attempt comes within a second or two
         return Connection(
             configuration=self.configuration,
             original_destination_connection_id=original,

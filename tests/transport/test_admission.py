@@ -13,9 +13,10 @@ from talk import Talk
 
 from quicmsg.errors import ConfigurationError, ErrorCode
 from quicmsg.transport import address_text, admission, connection, selftest
-from quicmsg.transport.admission import Admission, Bucket
+from quicmsg.transport.admission import Admission
 from quicmsg.transport.connection import Connection
 from quicmsg.transport.listener import server_configuration
+from quicmsg.transport.rates import Bucket
 from quicmsg.transport.trust import Trust
 
 
@@ -52,7 +53,7 @@ def test_one_address_gets_so_many_connections_and_no_more(monkeypatch: pytest.Mo
     assert isinstance(one.decide(knock(), ("10.0.0.9", 1), 0.0), Connection)
     for host in ("10.0.0.7", "10.0.0.9", "10.0.0.9"):
         one.closed(host, was_half_open=False)
-    assert (one.total, one.half_open, dict(one._per_host)) == (0, 0, {})
+    assert (one.total, one.half_open, dict(one._per_network)) == (0, 0, {})
 
 
 @pytest.mark.parametrize(("name", "count"), [("HALF_OPEN_MAX", "half_open"), ("CONNECTIONS_MAX", "total")])
