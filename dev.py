@@ -19,9 +19,11 @@ RUNTIME_LOCK = ROOT / "requirements.lock"
 TEST_LOCK = ROOT / "requirements-test.lock"
 OLDEST_PYTHON = (3, 11)
 
+PARALLEL = ["-n", "auto", "--dist", "worksteal"]
+"""One process for each core; who is done takes over from the others."""
 TASKS: dict[str, tuple[str, Path, list[list[str]]]] = {
     "demo": ("two people talk, one changes network, every tick is true", RUNTIME_LOCK, [["quicmsg.demo"]]),
-    "test": ("run all tests; further arguments go to pytest", TEST_LOCK, [["pytest", "-q"]]),
+    "test": ("run all tests; further arguments go to pytest", TEST_LOCK, [["pytest", "-q", *PARALLEL]]),
     "lint": ("check style and formatting", TEST_LOCK, [["ruff", "check"], ["ruff", "format", "--check"]]),
     "types": ("check types", TEST_LOCK, [["mypy"]]),
 }

@@ -87,9 +87,9 @@ def test_it_needs_nothing_but_the_standard_library() -> None:
 
 def test_arguments_and_exit_status_pass_through(dev: ModuleType, calls: Calls) -> None:
     """`dev.py test -k name` is pytest's own command line, and pytest's status is the answer."""
-    calls.failing["pytest -q"] = 5
+    calls.failing["pytest -q -n auto --dist worksteal"] = 5
     assert dev.main(["test", "-k", "moves"]) == 5
-    assert calls.lines[-1] == "pytest -q -k moves"
+    assert calls.lines[-1] == "pytest -q -n auto --dist worksteal -k moves"
 
 
 def test_lint_stops_at_the_first_failure(dev: ModuleType, calls: Calls) -> None:
@@ -140,7 +140,7 @@ def test_packages_are_installed_once_and_only_by_hash(dev: ModuleType, calls: Ca
     assert "--no-deps --no-build-isolation" in project
     calls.lines.clear()
     assert dev.main(["test"]) == 0
-    assert calls.lines == ["pytest -q"]
+    assert calls.lines == ["pytest -q -n auto --dist worksteal"]
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "requirements-test.lock"])

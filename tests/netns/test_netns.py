@@ -30,8 +30,10 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"network namespaces: {MISSING}"),
 ]
 
-SLACK = 1.0
-"""Seconds that three worlds on a busy machine may take beside what the protocol takes."""
+SLACK = 3.0
+"""Seconds that three worlds may take beside what the protocol takes: with busy neighbours 1 s was too
+little. A client that waits for its next heartbeat or reconnects takes longer; exact figures are asserted in
+virtual time (tests/transport/test_moves.py)."""
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
