@@ -30,7 +30,7 @@ from quicmsg.errors import (
 from quicmsg.protocol import events
 from quicmsg.protocol.client import ClientSession
 from quicmsg.protocol.session import SessionState
-from quicmsg.transport.quic import Link, Trust, dial
+from quicmsg.transport.quic import ClientTickets, Link, Trust, dial
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Connector:
         self.state = Connection.DOWN
         self._told: Connection | None = None
         self._target = target
+        self._tickets = ClientTickets()
         self._make_session = make_session
         self._handle = handle
         self._changed = changed
@@ -213,6 +214,8 @@ class Connector:
 
     async def _dial(self, session: ClientSession | Scout) -> Link:
         target = self._target
+        # A scout does not sign in, so that the server would not know its ticket again.
+        tickets = self._tickets if isinstance(session, ClientSession) else None
 
         def dial_trusting(trust: Trust) -> Awaitable[Link]:
             return dial(
@@ -223,6 +226,7 @@ class Connector:
                 session=session,
                 on_activity=self._on_activity,
                 local_address=self._roamer.local_address,
+                tickets=tickets,
                 timeout=limits.CONNECT_TIMEOUT,
             )
 

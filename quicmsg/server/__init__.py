@@ -159,8 +159,13 @@ class Server:
         session = link.session
         assert isinstance(session, ServerSession)
         if not self._hub.knows(session) and session.state is not SessionState.CLOSED:
-            self._hub.attach(session, link.flush)
+            self._hub.attach(session, lambda: self._wake(link, session))
         self._hub.pump(session)
+
+    def _wake(self, link: Link, session: ServerSession) -> None:
+        if session.device:  # only who has signed in may come back with a ticket
+            link.keep_ticket(session.device)
+        link.flush()
 
     def _room(self) -> None:
         self._hub.room()

@@ -45,6 +45,7 @@ from quicmsg.transport.connection import (
     reset_token,
 )
 from quicmsg.transport.rates import Bucket, Buckets, network_of
+from quicmsg.transport.resuming import ServerTickets
 from quicmsg.transport.socket import Address
 
 RESET_SIZE_MAX = 43
@@ -64,6 +65,7 @@ class Admission:
     def __init__(self, configuration: QuicConfiguration, *, reset_key: bytes, retry_key: bytes) -> None:
         self.configuration = configuration
         """Read for each new connection: replaced when the certificate is renewed."""
+        self.tickets = ServerTickets()
         self.half_open = 0
         self.total = 0
         self._reset_key = reset_key
@@ -162,6 +164,7 @@ class Admission:
             original_destination_connection_id=original,
             retry_source_connection_id=retry_source,
             reset_key=self._reset_key,
+            tickets=self.tickets,
         )
 
     def _retry(self, header: QuicHeader, sender: Address, now: float) -> bytes | None:

@@ -1,7 +1,8 @@
 """Our QuicConnection: identities, acknowledgements that ride on data, the TLS exporter, and its settings.
 
 The layers below it each have one idea: `streams.py` (cost, windows), `guards.py` (bounds), `paths.py`
-(moves). All of them use private names of aioquic 1.7; `selftest.py` refuses to start with one that differs.
+(moves), `resuming.py` (tickets). All of them use private names of aioquic 1.7; `selftest.py` refuses to
+start with one that differs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from quicmsg.limits import (
     STREAM_WINDOW,
 )
 from quicmsg.protocol.frames import ALPN
-from quicmsg.transport.paths import MovingConnection
+from quicmsg.transport.resuming import ResumingConnection
 from quicmsg.transport.trust import Trust
 
 CONNECTION_ID_SIZE = 8
@@ -86,14 +87,13 @@ def configuration(*, is_client: bool, server_name: str | None = None) -> QuicCon
     )
 
 
-class Connection(MovingConnection):
+class Connection(ResumingConnection):
     """One QUIC connection of quicmsg, either end. Pure: sans-I/O, the time is passed in."""
 
     def __init__(
         self, *, reset_key: bytes | None = None, trust: Trust | None = None, **arguments: Any
     ) -> None:
         self._reset_key = reset_key
-        self._trust = trust
         self._exporter: tuple[hashes.HashAlgorithm, bytes] | None = None
         self._unacknowledged = 0
         self._keys_until = KEY_UPDATE_PACKETS
@@ -103,7 +103,7 @@ class Connection(MovingConnection):
         """Client: the server said, by a stateless reset, that it does not know this connection."""
         self.ids_version = 0
         """Changes whenever `connection_ids` does."""
-        super().__init__(**arguments)
+        super().__init__(trust=trust, **arguments)
         assert self._is_client == (trust is not None), "a client needs a Trust, a server must not have one"
         self._ack_delay = ACK_DELAY
         self._own_reset_tokens()

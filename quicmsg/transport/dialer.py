@@ -13,6 +13,7 @@ from quicmsg.transport import Pumped, address_text
 from quicmsg.transport.connection import Connection, configuration
 from quicmsg.transport.endpoint import Endpoint
 from quicmsg.transport.link import Activity, Link, bind_client
+from quicmsg.transport.resuming import ClientTickets, Resumption
 from quicmsg.transport.selftest import check_aioquic
 from quicmsg.transport.socket import Address
 from quicmsg.transport.trust import Trust
@@ -27,17 +28,19 @@ async def dial(
     session: Pumped,
     on_activity: Activity,
     local_address: str | None = None,
+    tickets: ClientTickets | None = None,
     timeout: float,  # noqa: ASYNC109 - several attempts race inside it, and its error names them
 ) -> Link:
     """Connect; return when the handshake is complete and the session was told so.
 
+    With `tickets` the connection resumes an earlier one if it can, and the next ticket is put there.
     Raises ConnectError when nothing answers or the name does not resolve, CertificateError when the server
     is not one that `trust` vouches for, ConfigurationError when the local address cannot be used. Then the
     session was told nothing and may be used again.
     """
     check_aioquic()
     addresses = await _resolve(host, port, local_address)
-    race = _Race(session, on_activity, server_name, trust, local_address)
+    race = _Race(session, on_activity, server_name, trust, local_address, tickets)
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -63,6 +66,7 @@ class _Race:
         server_name: str,
         trust: Trust,
         local_address: str | None,
+        tickets: ClientTickets | None,
     ) -> None:
         self.winner: Link | None = None
         self._session = session
@@ -70,6 +74,8 @@ class _Race:
         self._server_name = server_name
         self._trust = trust
         self._local_address = local_address
+        self._tickets = tickets
+        self._ticket: tuple[Link, Resumption] | None = None
         self._running: dict[Link, Endpoint] = {}
         self._errors: list[QuicmsgError] = []
         self._changed = asyncio.Event()
@@ -86,6 +92,10 @@ class _Race:
 
     def abandon(self, winner: Link | None) -> None:
         """End every attempt but the winner."""
+        if self._ticket is not None and self._tickets is not None:
+            link, resumption = self._ticket
+            if not link.peer.connection.packets_received:
+                self._tickets.put_back(resumption)
         for link, endpoint in list(self._running.items()):
             if link is not winner:
                 del self._running[link]
@@ -110,14 +120,22 @@ class _Race:
             lambda *_: None if link.peer.connection.has_ended else link.peer, follows_path=False
         )
         endpoint.add_socket(opened)
+        # One attempt gets the ticket: another that offers it too is refused it.
+        tickets = self._tickets
+        resumes = tickets.take(self._server_name, self._trust) if tickets is not None else None
         connection = Connection(
-            configuration=configuration(is_client=True, server_name=self._server_name), trust=self._trust
+            configuration=configuration(is_client=True, server_name=self._server_name),
+            trust=self._trust,
+            resumes=resumes,
+            on_ticket=tickets.put if tickets is not None else None,
         )
         if self._trust.ca_file is not None:
             connection.configuration.load_verify_locations(cafile=str(self._trust.ca_file))
         link = Link(
             connection, endpoint, opened, claim=self._claim, on_activity=self._on_activity, on_end=self._ended
         )
+        if resumes is not None:
+            self._ticket = link, resumes
         self._running[link] = endpoint
         link.on_send_error = lambda error: self._unreachable(link, address, error)
         endpoint.attach(link.peer)

@@ -92,6 +92,10 @@ class Link:
 
     # ---- commands
 
+    def keep_ticket(self, owner: bytes) -> None:
+        """Server: the client proved to be `owner`, and may resume this connection with the ticket it has."""
+        self._connection.keep_ticket(owner)
+
     def flush(self) -> None:
         """Something was asked of the session: let what it says go out, before the loop's next turn."""
         self._endpoint.touch(self.peer)

@@ -47,6 +47,7 @@ class Listener:
     def set_certificate(self, chain_pem: bytes, key_pem: bytes) -> None:
         """Use another certificate for connections that begin from now on."""
         self._admission.configuration = server_configuration(chain_pem, key_pem)
+        self._admission.tickets.clear()
 
     async def close(self) -> None:
         """Tell every client that the server goes, and leave no socket, timer or task behind."""

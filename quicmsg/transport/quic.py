@@ -10,6 +10,7 @@ from quicmsg.transport.connection import LinkStats
 from quicmsg.transport.dialer import dial
 from quicmsg.transport.link import Link
 from quicmsg.transport.listener import Listener, listen
+from quicmsg.transport.resuming import ClientTickets
 from quicmsg.transport.trust import Trust
 
-__all__ = ["Link", "LinkStats", "Listener", "Trust", "dial", "listen"]
+__all__ = ["ClientTickets", "Link", "LinkStats", "Listener", "Trust", "dial", "listen"]

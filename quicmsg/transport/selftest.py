@@ -1,8 +1,8 @@
 """Does the installed aioquic still fit? Asked once per process, before the first socket is opened.
 
 Our connection class overrides private names of aioquic 1.7. A release that renames one of them would not
-fail loudly: windows would double again, or a move would stall. So two ends in memory shake hands, talk, move
-and compare what they export, in about 10 ms.
+fail loudly: windows would double again, or a move would stall. So two ends in memory shake hands, talk, move,
+compare what they export, and resume, in about 15 ms.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from quicmsg.errors import ConfigurationError, QuicmsgError
 from quicmsg.limits import DATAGRAM_SIZE
 from quicmsg.transport.connection import Connection, configuration
 from quicmsg.transport.paths import PathChanged
+from quicmsg.transport.resuming import ClientTickets, ServerTickets
 from quicmsg.transport.trust import Trust, fingerprint
 
 VERSIONS = ((1, 7, 2), (1, 8))
@@ -82,24 +83,35 @@ def _does_not_fit(why: str) -> ConfigurationError:
     )
 
 
-class _Ends:
-    """A client and a server that exchange datagrams in memory, 10 ms apart."""
+class _Host:
+    """What connections to one server have in common."""
 
     def __init__(self) -> None:
         key = ed25519.Ed25519PrivateKey.generate()
         certificate = _certificate(key)
-        settings = configuration(is_client=False)
-        settings.certificate, settings.private_key = certificate, key
+        self.settings = configuration(is_client=False)
+        self.settings.certificate, self.settings.private_key = certificate, key
+        self.trust = Trust(fingerprint=fingerprint(certificate))
+        self.tickets = ServerTickets()
+
+
+class _Ends:
+    """A client and a server that exchange datagrams in memory, 10 ms apart."""
+
+    def __init__(self, host: _Host, tickets: ClientTickets) -> None:
         self.now = 0.0
         self.address = _CLIENT
         self.client = Connection(
             configuration=configuration(is_client=True, server_name="localhost"),
-            trust=Trust(fingerprint=fingerprint(certificate)),
+            trust=host.trust,
+            resumes=tickets.take("localhost", host.trust),
+            on_ticket=tickets.put,
         )
         self.server = Connection(
-            configuration=settings,
+            configuration=host.settings,
             original_destination_connection_id=self.client.original_destination_connection_id,
             reset_key=hashlib.sha256(b"rehearsal").digest(),
+            tickets=host.tickets,
         )
         self.client.connect(_SERVER, self.now)
         self.heard = b""
@@ -124,12 +136,31 @@ class _Ends:
 
 
 def _rehearse() -> None:
-    ends = _Ends()
+    host, tickets = _Host(), ClientTickets()
+    ends = _shake_hands(host, tickets)
+    _rehearse_traffic(ends)
+    _expect(not ends.server.is_resumed, "a first connection claims to be a resumed one")
+    ends.server.keep_ticket(b"rehearsal")
+    again = _shake_hands(host, tickets)
+    _expect(again.client.is_resumed and again.server.is_resumed, "a ticket does not resume")
+    _expect(_exported(again.client) != _exported(ends.client), "a resumed connection exports the old keys")
+    _expect(again.server.tls._max_early_data is None, "tickets invite early data")
+
+
+def _shake_hands(host: _Host, tickets: ClientTickets) -> _Ends:
+    ends = _Ends(host, tickets)
     ends.exchange(3)
+    _expect(ends.client.is_established and ends.server.is_established, "the handshake does not complete")
+    _expect(_exported(ends.client) == _exported(ends.server), "the ends export different keys")
+    return ends
+
+
+def _exported(end: Connection) -> bytes:
+    return end.export_keying_material(b"EXPORTER-test", b"", 32)
+
+
+def _rehearse_traffic(ends: _Ends) -> None:
     client, server = ends.client, ends.server
-    _expect(client.is_established and server.is_established, "the handshake does not complete")
-    first, second = (one.export_keying_material(b"EXPORTER-test", b"", 32) for one in (client, server))
-    _expect(first == second, "the ends export different keys")
     for number in range(20):
         client.write(4 * number, b"a", False)
     ends.exchange(4)

@@ -62,7 +62,7 @@ def test_the_first_handshake_to_finish_wins() -> None:
 
     async def main() -> None:
         ours: Any = Talk()
-        race = _Race(ours, lambda _: None, "localhost", Trust(), None)
+        race = _Race(ours, lambda _: None, "localhost", Trust(), None, None)
         first, second = object(), object()
         assert race._claim(first) is ours  # type: ignore[arg-type]
         assert race._claim(second) is None  # type: ignore[arg-type]
