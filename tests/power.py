@@ -1,15 +1,16 @@
 """A disk that loses power, below a real SQLite: what was not synced survives in parts, or not at all.
 
 Each file has what is on the platter, and what readers see. A write waits until the file is synced; when
-the power goes, every 512-byte sector of every waiting write survives with a chance of one half.
-(Directory entries are not modelled: a file that was made is there.)
+the power goes, every 512-byte sector of every waiting write survives with a chance of one half. When only
+the process is killed, everything survives that it has written so far: the kernel has it (and a power cut that
+comes next may still take it). (Directory entries are not modelled: a file that was made is there.)
 """
 
 from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,26 @@ class Content:
     cache: bytearray = field(default_factory=bytearray)
     waiting: list[tuple[int, bytes | None]] = field(default_factory=list)
 
+    def copy(self) -> Content:
+        return Content(self.durable, bytearray(self.cache), list(self.waiting))
+
 
 class Disk:
-    """All files; `cut_after(n)` lets the power go at the n-th write, truncation or sync from now."""
+    """All files; `cut_after(n)` lets the power go (or kills) at the n-th write, truncation or sync from now.
+
+    With `marked` each commit writes its number, `commits`, in its own transaction: `read_mark` says
+    afterwards which was the last that survived.
+    """
 
     def __init__(self, name: str, rng: random.Random, *, synchronous: str = "FULL") -> None:
         self.files: dict[str, Content] = {}
         self.dead = False
         self.synchronous = synchronous
+        self.marked = False
+        self.commits = 0
         self._rng = rng
         self._countdown = 0
+        self._kills = False
         self._survivors: dict[str, Content] = {}
         self._vfs = _Vfs(name, self)
         self._connection: _Connection | None = None
@@ -47,14 +58,39 @@ class Disk:
             self._connection = _Connection(path, self)
         return self._connection
 
-    def cut_after(self, count: int) -> None:
+    def cut_after(self, count: int, *, kills: bool = False) -> None:
+        """`kills`: not the power goes then, but the process is killed."""
         self._countdown = count
+        self._kills = kills
+
+    def cut(self, *, kills: bool = False) -> None:
+        """The power goes now, or the process is killed."""
+        if not self.dead:
+            self._kills = kills
+            self._lose()
 
     def power_on(self) -> None:
-        """Have again what survived; what the dead process did after its death never happened."""
+        """Have again what survived; what the dead process did after its death never happened. Its connection
+        must be closed by now."""
         if not self.dead:
             self._lose()
-        self.files, self.dead, self._countdown = self._survivors, False, 0
+        self.files, self.dead, self._countdown, self._kills = self._survivors, False, 0, False
+
+    def copy(self) -> dict[str, Content]:
+        """A backup of all files; `files` may be set to it while nothing is open."""
+        return {name: content.copy() for name, content in self.files.items()}
+
+    def read_mark(self) -> int:
+        """The number of the last commit that is here; 0: none was marked."""
+        assert self._connection is not None
+        rows = self._connection.execute("SELECT number FROM commit_mark").fetchall()
+        return rows[0][0] if rows else 0
+
+    def mark_commits(self) -> None:
+        """From now on each commit is marked; a connection must be open."""
+        assert self._connection is not None
+        self._connection.execute("CREATE TABLE IF NOT EXISTS commit_mark (id INTEGER PRIMARY KEY, number)")
+        self.marked = True
 
     def unregister(self) -> None:
         self._vfs.unregister()
@@ -71,7 +107,8 @@ class Disk:
 
     def _lose(self) -> None:
         self.dead = True
-        self._survivors = {name: self._after_cut(content) for name, content in self.files.items()}
+        after = Content.copy if self._kills else self._after_cut
+        self._survivors = {name: after(content) for name, content in self.files.items()}
 
     def _after_cut(self, content: Content) -> Content:
         kept = bytearray(content.durable)
@@ -167,27 +204,57 @@ class _Vfs(apsw.VFS):
         return name
 
 
+class _Rows:
+    """What a statement gives back, with sqlite3's `rowcount`."""
+
+    __slots__ = ("_cursor", "rowcount")
+
+    def __init__(self, cursor: Any, rowcount: int) -> None:
+        self._cursor = cursor
+        self.rowcount = rowcount
+
+    def fetchall(self) -> list[Any]:
+        rows: list[Any] = self._cursor.fetchall()
+        return rows
+
+    def fetchone(self) -> Any:
+        return self._cursor.fetchone()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._cursor)
+
+
 class _Connection:
-    """An apsw connection with the manners of sqlite3, as far as the store needs them."""
+    """An apsw connection with the manners of sqlite3, as far as store and journal need them."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
         self.closed = False
-        self._synchronous = disk.synchronous
+        self._disk = disk
         self._connection = apsw.Connection(str(path), vfs=disk.vfs_name)
         self.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self.execute("PRAGMA wal_autocheckpoint")
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        if sql.startswith("PRAGMA wal_autocheckpoint"):
-            sql = "PRAGMA wal_autocheckpoint = 20"  # so that checkpoints are cut as well
-        elif sql.startswith("PRAGMA query_only"):
-            return None  # the reader is the writer
-        elif sql == "PRAGMA synchronous = FULL":
-            sql = f"PRAGMA synchronous = {self._synchronous}"
+        if sql.startswith("PRAGMA"):
+            sql = self._adapted(sql)
+        elif sql == "COMMIT" and self._disk.marked:
+            self._disk.commits += 1
+            self._connection.execute("REPLACE INTO commit_mark VALUES (1, ?)", (self._disk.commits,))
         try:
-            return self._connection.execute(sql, tuple(parameters))
+            cursor = self._connection.execute(sql, tuple(parameters))
         except apsw.Error as error:
             raise sqlite3.OperationalError(str(error)) from error
+        return _Rows(cursor, self._connection.changes())
 
     def close(self) -> None:
         self.closed = True
         self._connection.close()
+
+    def _adapted(self, sql: str) -> str:
+        if sql.startswith("PRAGMA wal_autocheckpoint"):
+            return "PRAGMA wal_autocheckpoint = 20"  # so that checkpoints are cut as well
+        if sql.startswith("PRAGMA query_only"):
+            return "SELECT 1 WHERE 0"  # the reader is the writer
+        if sql == "PRAGMA synchronous = FULL":
+            return f"PRAGMA synchronous = {self._disk.synchronous}"
+        return sql
