@@ -210,6 +210,8 @@ class MemoryStore:
             return rules.UNKNOWN_USER
         if not self._may_choose_another(op.creator):
             return rules.TOO_MANY_CONVERSATIONS
+        if not all(self._may_be_added(user, op.creator) for user in users if user != op.creator):
+            return rules.TOO_OFTEN_ADDED
         if any((op.creator, rules.entry_id(op.request_id, user)) in self._state.identities for user in users):
             return rules.CONFLICT
         self._begin(op.conversation)
@@ -256,6 +258,8 @@ class MemoryStore:
             return rules.TOO_MANY_MEMBERS
         if op.change == "join" and not self._may_choose_another(op.user):
             return rules.TOO_MANY_CONVERSATIONS
+        if op.change == "invite" and not self._may_be_added(op.user, group.creator):
+            return rules.TOO_OFTEN_ADDED
         added = self._add_entry(entry)
         self._add_member(op.conversation, op.user, oldest=added.seq, chosen=op.change == "join")
         return self._group_changed(added)
@@ -364,6 +368,12 @@ class MemoryStore:
         every = self._state.members.values()
         return rules.may_choose_another(sum(user in members and members[user].chosen for members in every))
 
+    def _may_be_added(self, user: str, maker: str) -> bool:
+        groups = self._state.groups.items()
+        found = [(group.creator, self._member(key, user)) for key, group in groups]
+        makers = [creator for creator, member in found if member is not None and not member.chosen]
+        return rules.may_be_added(len(makers), makers.count(maker))
+
     def _position(self, conversation: str, user: str, device: bytes) -> Position:
         start = self._state.members[conversation][user].oldest - 1
         return self._state.positions.get((conversation, user, device), Position(start, start))
@@ -371,16 +381,9 @@ class MemoryStore:
     def _add_entry(self, op: Append) -> LogEntry:
         log = self._state.logs[op.conversation]
         entry = LogEntry(
-            op.conversation,
-            len(log) + 1,
-            op.message_id,
-            op.sender,
-            op.device,
-            op.kind,
-            op.encoding,
-            op.body,
-            op.at_ms,
-        )
+            op.conversation, len(log) + 1, op.message_id, op.sender, op.device,
+            op.kind, op.encoding, op.body, op.at_ms,
+        )  # fmt: skip
         log.append(entry)
         self._state.identities[op.sender, op.message_id] = entry
         return entry

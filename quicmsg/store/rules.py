@@ -11,7 +11,14 @@ import re
 from typing import Final
 
 from quicmsg.errors import ErrorCode
-from quicmsg.limits import CONVERSATIONS_PER_USER_MAX, DEVICES_PER_USER_MAX, MEMBERS_MAX, MESSAGE_ID_SIZE
+from quicmsg.limits import (
+    ADDED_BY_ONE_MAX,
+    ADDED_PER_USER_MAX,
+    CONVERSATIONS_PER_USER_MAX,
+    DEVICES_PER_USER_MAX,
+    MEMBERS_MAX,
+    MESSAGE_ID_SIZE,
+)
 from quicmsg.protocol.frames import NAME_PATTERN, Kind
 from quicmsg.store import Append, ChangeMember, CreateGroup, Refusal
 
@@ -84,6 +91,12 @@ def may_choose_another(chosen: int) -> bool:
     return chosen < CONVERSATIONS_PER_USER_MAX
 
 
+def may_be_added(added: int, added_by_maker: int) -> bool:
+    """Whether somebody who is in so many groups because others put it there, so many of them made by one
+    user, may be put into one more of that user's groups."""
+    return added < ADDED_PER_USER_MAX and added_by_maker < ADDED_BY_ONE_MAX
+
+
 def is_believed(position: int, *, epoch: int, store_epoch: int, head: int) -> bool:
     """Whether what a device says about its position can be true of this log. Epoch 0 is a device that has
     seen no log yet: it has nothing to say but position 0."""
@@ -117,6 +130,9 @@ CODE_INVALID: Final = Refusal(ErrorCode.CODE_INVALID, "this code is unknown, use
 TOO_MANY_MEMBERS: Final = Refusal(ErrorCode.LIMIT, f"a group has at most {MEMBERS_MAX} members")
 TOO_MANY_CONVERSATIONS: Final = Refusal(
     ErrorCode.LIMIT, f"a user creates, opens and joins at most {CONVERSATIONS_PER_USER_MAX} conversations"
+)
+TOO_OFTEN_ADDED: Final = Refusal(
+    ErrorCode.LIMIT, "others have put this user into too many groups: it must join this one itself"
 )
 TOO_MANY_DEVICES: Final = Refusal(
     ErrorCode.LIMIT, f"an account has at most {DEVICES_PER_USER_MAX} devices: remove one first"

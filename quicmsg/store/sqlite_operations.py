@@ -197,6 +197,8 @@ class Operations:
             return rules.UNKNOWN_USER
         if not self._may_choose_another(creator):
             return rules.TOO_MANY_CONVERSATIONS
+        if not all(self._may_be_added(user, creator) for user in users if user != creator):
+            return rules.TOO_OFTEN_ADDED
         identities = [(creator, rules.entry_id(request_id, name)) for name in names]
         if any(self._tables.message(*identity) is not None for identity in identities):
             return rules.CONFLICT
@@ -240,6 +242,8 @@ class Operations:
             return rules.TOO_MANY_MEMBERS
         if op.change == "join" and not self._may_choose_another(user):
             return rules.TOO_MANY_CONVERSATIONS
+        if op.change == "invite" and not self._may_be_added(user, group.creator):
+            return rules.TOO_OFTEN_ADDED
         added = self._add_entry(group, actor, device, entry)
         self._add_member(group, user, oldest=added.seq, chosen=op.change == "join")
         return self._group_changed(group, added)
@@ -356,6 +360,9 @@ class Operations:
 
     def _may_choose_another(self, user: int) -> bool:
         return rules.may_choose_another(self._tables.chosen_count(user))
+
+    def _may_be_added(self, user: int, maker: int) -> bool:
+        return rules.may_be_added(*self._tables.added_counts(user, maker))
 
     def _add_member(self, conversation: Conversation, user: int, *, oldest: int, chosen: bool) -> None:
         # Positions begin right before the first entry to be seen: otherwise a join would take the second

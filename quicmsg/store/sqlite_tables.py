@@ -222,6 +222,16 @@ class Tables:
         count: int = self._one(sql, user)[0]
         return count
 
+    def added_counts(self, user: int, maker: int) -> tuple[int, int]:
+        """In how many groups others have put this user, and how many of those `maker` made."""
+        self.flush()
+        # The unary plus keeps SQLite from going through all groups of the store instead of the user's own.
+        sql = """SELECT count(*), coalesce(sum(creator = ?), 0) FROM member
+            JOIN conversation ON conversation.id = +member.conversation
+            WHERE user = ? AND oldest > 0 AND chosen = 0 AND creator > 0"""
+        counts: tuple[int, int] = self._one(sql, maker, user)
+        return counts
+
     # ---- positions
 
     def position(self, member: Member, device: Device) -> Position:

@@ -1,4 +1,4 @@
-"""Token buckets: so many at once, so many a second after that; for one thing, or for each of many networks."""
+"""Token buckets: so many at once, so many a second after that; of one thing, or of each network."""
 
 from __future__ import annotations
 

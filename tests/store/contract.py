@@ -548,6 +548,34 @@ class GroupContract:
         given.group("#team", "cid", "bob")
         assert given.refusal(OpenConversation("@bob:eve", "eve", device("eve"), EPOCH, 0, 1)) == "LIMIT"
 
+    def test_nobody_is_put_into_groups_without_end(
+        self, given: Given, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not by one maker, whoever of its members invites, and not by all together; leaving makes room, and
+        the way in by oneself stays open."""
+        monkeypatch.setattr(rules, "ADDED_BY_ONE_MAX", 2)
+        monkeypatch.setattr(rules, "ADDED_PER_USER_MAX", 3)
+        given.users("ann", "bob", "eve", "mal")
+        for number in range(2):
+            given.group(f"#spam{number}", "eve", "bob")
+        given.group("#more", "eve", "mal", open=True)
+        for attempt in (
+            given.create("#late", "eve", "bob", "ann"),
+            given.change("#more", "eve", "invite", "bob"),
+            given.change("#more", "mal", "invite", "bob"),
+        ):
+            assert given.refusal(attempt) == "LIMIT"
+            given.reopen()
+        assert given.store.members("#late") == []
+        given.group("#team", "ann", "bob")
+        given.group("#other", "ann")
+        assert given.refusal(given.change("#other", "ann", "invite", "bob")) == "LIMIT"
+        given.member("#more", "bob", "join")
+        given.member("#spam0", "bob", "leave")
+        given.member("#other", "ann", "invite", "bob")
+        batch = [given.create(name, "mal", "ann") for name in ("#a", "#b", "#c")]
+        assert [isinstance(result, Refusal) for result in given.store.execute(batch)] == [False] * 2 + [True]
+
 
 class AccountContract:
     """Names, devices, codes."""

@@ -79,6 +79,8 @@ batches = st.lists(st.lists(operations(), min_size=1, max_size=9), min_size=4, m
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that random operations reach them."""
     monkeypatch.setattr(rules, "CONVERSATIONS_PER_USER_MAX", 3)
+    monkeypatch.setattr(rules, "ADDED_PER_USER_MAX", 2)
+    monkeypatch.setattr(rules, "ADDED_BY_ONE_MAX", 1)
     for engine in (memory, sqlite_operations):
         monkeypatch.setattr(engine, "MEMBERS_MAX", 3)
         monkeypatch.setattr(engine, "DEVICES_PER_USER_MAX", 2)
