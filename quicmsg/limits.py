@@ -242,10 +242,17 @@ SEND_TOKEN_SIZE: Final = 1024
 FETCH_TOKEN_ENTRIES: Final = 10
 """A Fetch costs a token, and one more for so many entries that it asks for: they are read from the disk."""
 REQUEST_RATE: Final = 2.0
-"""Requests per second and user, long-term (create, invite, join, leave, link): each writes into what others
-read. Beyond it the answer is BUSY, with the seconds to wait."""
+"""Requests per second and user, long-term (invite, join, leave, link; a create counts its members): each
+writes into what others read. Beyond it the answer is BUSY, with the seconds to wait."""
 REQUEST_BURST: Final = 1_000
 """Enough to invite a whole group one by one, twice."""
+NEW_NAMES_RATE: Final = 0.1
+"""New names per second and address, long-term: 8,640 a day. On an open server names cost nothing else, and
+each has a budget of its own."""
+NEW_NAMES_BURST: Final = 1_000
+"""At once: everybody in one building on the first day."""
+NEW_NAMES_ADDRESSES_MAX: Final = 10_000
+"""Addresses whose new names are counted."""
 BUDGETS_MAX: Final = 50_000
 """Users whose spent tokens are remembered after they left: coming back must not fill the purse."""
 DRAIN_TIMEOUT: Final = 5.0

@@ -271,7 +271,8 @@ class ServerSession(ServerConversations):
     def _group(
         self, ref: int, action: str, conversation: str, users: tuple[str, ...], open_: bool, now: float
     ) -> None:
-        if self._may_request(ref, now):
+        # Each person who is added pays: all at once is not cheaper than one by one.
+        if self._may_request(ref, now, cost=max(len(users), 1)):
             self._events.append(events.GroupRequested(ref, action, conversation, users, open_))
 
     def _next_syncs(self, now: float) -> None:
@@ -281,7 +282,7 @@ class ServerSession(ServerConversations):
             sends.spend(fetch_cost(limits.SYNC_PAGE_ENTRIES), now)
             self._events.append(self._late_syncs.popleft())
 
-    def _may_request(self, ref: int, now: float) -> bool:
+    def _may_request(self, ref: int, now: float, *, cost: int = 1) -> bool:
         """One request of the user's long-term rate; without one it is refused, with the time to wait."""
         requests = self.budget.requests
         if requests.level(now) < 1:
@@ -289,7 +290,7 @@ class ServerSession(ServerConversations):
             text = f"too many requests: try again in {wait} s"
             self._write(CONTROL, frames.Failed(ref, ErrorCode.BUSY, text))
             return False
-        requests.spend(1, now)
+        requests.spend(cost, now)
         self._count_request()
         return True
 

@@ -19,6 +19,7 @@ from quicmsg.protocol.session import SessionState
 from quicmsg.protocol.signin import sign_in_message
 from quicmsg.server.conversations import Conversations, address_for
 from quicmsg.server.directory import Directory, Environment, Peer
+from quicmsg.server.newcomers import Newcomers
 from quicmsg.server.strangers import Strangers
 from quicmsg.server.submitter import Submitter
 from quicmsg.store import (
@@ -55,6 +56,7 @@ class Hub:
         self._submitter = Submitter(writer, self._revoked)
         self._directory = Directory()
         self._strangers = Strangers(environment)
+        self._newcomers = Newcomers(environment)
         self._conversations = Conversations(writer, self._submitter, self._directory, environment, self.pump)
 
     # ---- sessions come and go
@@ -162,15 +164,26 @@ class Hub:
         if not self._environment.verify(event.public_key, event.signature, message):
             self._refuse_sign_in(peer, event.user, ErrorCode.SIGN_IN_REFUSED, "the signature is not valid")
             return
+        address = peer.session.observed_address
+        crowded = not self._newcomers.may_come(address)
         operation = SignIn(
-            event.user, event.public_key, event.label, event.code, self._invite_only, self._time_ms()
+            event.user,
+            event.public_key,
+            event.label,
+            event.code,
+            self._invite_only or crowded,
+            self._time_ms(),
         )
 
         def signed_in(result: Result) -> None:
             if isinstance(result, Refusal):
+                if crowded and not self._invite_only and result.code is ErrorCode.INVITE_NEEDED:
+                    result = Refusal(ErrorCode.BUSY, "too many new names from this address: try again later")
                 self._refuse_sign_in(peer, event.user, result.code, result.text)
                 return
             assert isinstance(result, SignedIn)
+            if result.new_user:
+                self._newcomers.came(address)
             self._welcome(peer, result)
 
         self._submitter.submit(peer.session, operation, signed_in)
