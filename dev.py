@@ -24,6 +24,7 @@ PARALLEL = ["-n", "auto", "--dist", "worksteal"]
 TASKS: dict[str, tuple[str, Path, list[list[str]]]] = {
     "demo": ("two people talk, one changes network, every tick is true", RUNTIME_LOCK, [["quicmsg.demo"]]),
     "test": ("run all tests; further arguments go to pytest", TEST_LOCK, [["pytest", "-q", *PARALLEL]]),
+    "nightly": ("the long proofs; --minutes 20 each, see --help", TEST_LOCK, [["tests.nightly"]]),
     "lint": ("check style and formatting", TEST_LOCK, [["ruff", "check"], ["ruff", "format", "--check"]]),
     "types": ("check types", TEST_LOCK, [["mypy"]]),
 }
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 def usage() -> str:
     """The text for a call that names no task, or one that does not exist."""
-    lines = [f"  {name:5} {purpose}" for name, (purpose, _, _) in TASKS.items()]
+    lines = [f"  {name:8} {purpose}" for name, (purpose, _, _) in TASKS.items()]
     return "\n".join(["usage: python3 dev.py TASK [ARGUMENTS]", "", *lines])
 
 
