@@ -9,6 +9,7 @@ QuicmsgError
 ├── OfflineError            the link is down and the policy is offline="fail"             exit 3
 ├── ConfigurationError      a flag, file, directory or variable that cannot be used       exit 1
 ├── StorageError            this computer's disk or database does not work                exit 1
+│   └── DamagedError        one message that is not what was written                      exit 1
 ├── ProtocolError           the peer broke the protocol (bytes from outside)
 └── LocalProtocolError      our own caller broke the protocol (a bug on this side)
 """
@@ -126,6 +127,18 @@ class ConfigurationError(QuicmsgError):
 
 class StorageError(QuicmsgError):
     """The database of this process cannot be read or written; nothing was promised that is not there."""
+
+
+class DamagedError(StorageError):
+    """What is stored under this number is not what was written; everything else goes on."""
+
+    def __init__(self, conversation: str, seq: int) -> None:
+        super().__init__(
+            f"message {seq} of {conversation} is damaged on the server's disk: run quicmsg fsck, "
+            "and put a backup in its place (quicmsg restore FILE)"
+        )
+        self.conversation = conversation
+        self.seq = seq
 
 
 class ProtocolError(QuicmsgError):

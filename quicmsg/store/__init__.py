@@ -291,7 +291,10 @@ class Store(Protocol):
         self, conversation: str, user: str, *, after: int = 0, before: int | None = None, limit: int
     ) -> list[LogEntry]:
         """Entries with after < seq < before that this user may see, ascending; with `before` given the
-        newest `limit` of them, else the oldest. Not a member, or no such conversation: an empty list."""
+        newest `limit` of them, else the oldest. Not a member, or no such conversation: an empty list.
+
+        What is not as it was written is never given out: the answer ends before it (with `before`: begins
+        behind it). Raises DamagedError when nothing else would be left."""
         ...
 
     def changes(self, user: str, *, after: int, limit: int) -> list[Change]:

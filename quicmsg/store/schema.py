@@ -21,6 +21,8 @@ from quicmsg.limits import (
 from quicmsg.store import chain
 
 APPLICATION_ID: Final = 0x514D5347  # "QMSG", so that a file of another program is never written to
+ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises; the second one when the words about a damaged file are damaged themselves."""
 SQLITE_VERSION_MIN: Final = (3, 35, 0)  # UPDATE FROM (3.33), RETURNING (3.35)
 
 
@@ -100,7 +102,7 @@ def prepare(connection: Connection, path: Path) -> None:
             f"SQLite {sqlite3.sqlite_version} is too old; quicmsg needs "
             f"{'.'.join(map(str, SQLITE_VERSION_MIN))}: use a newer Python"
         )
-    _refuse_others(connection, path)
+    refuse_others(connection, path)
     mode = _value(connection, "PRAGMA journal_mode = WAL")
     if mode != "wal":
         raise ConfigurationError(f"{path}: SQLite's WAL needs a local disk (it answers {mode!r})")
@@ -119,11 +121,12 @@ def prepare_reader(connection: Connection) -> None:
     connection.execute("PRAGMA query_only = 1")
 
 
-def _refuse_others(connection: Connection, path: Path) -> None:
-    version = _version(connection)
-    if version > len(MIGRATIONS):
+def refuse_others(connection: Connection, path: Path) -> None:
+    """Raise ConfigurationError for a file of another program, or of a newer quicmsg."""
+    found = version(connection)
+    if found > len(MIGRATIONS):
         raise ConfigurationError(
-            f"{path} was written by a newer quicmsg (schema {version}, this one knows {len(MIGRATIONS)}): "
+            f"{path} was written by a newer quicmsg (schema {found}, this one knows {len(MIGRATIONS)}): "
             "start that version, or name another data directory"
         )
     owner = _value(connection, "PRAGMA application_id")
@@ -132,12 +135,18 @@ def _refuse_others(connection: Connection, path: Path) -> None:
         raise ConfigurationError(f"{path} is a database of another program: name another data directory")
 
 
+def version(connection: Connection) -> int:
+    """How many MIGRATIONS the file has had."""
+    found: int = _value(connection, "PRAGMA user_version")
+    return found
+
+
 def _migrate(connection: Connection) -> None:
-    if _version(connection) == len(MIGRATIONS):
+    if version(connection) == len(MIGRATIONS):
         return
     # One transaction for all steps: a crash in between leaves the old version, whole.
     connection.execute("BEGIN IMMEDIATE")
-    for steps in MIGRATIONS[_version(connection) :]:
+    for steps in MIGRATIONS[version(connection) :]:
         for step in steps:
             if isinstance(step, str):
                 connection.execute(step)
@@ -146,11 +155,6 @@ def _migrate(connection: Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     connection.execute("COMMIT")
-
-
-def _version(connection: Connection) -> int:
-    version: int = _value(connection, "PRAGMA user_version")
-    return version
 
 
 def _value(connection: Connection, sql: str) -> Any:

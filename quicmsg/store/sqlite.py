@@ -8,23 +8,27 @@ so that they neither wait for the writer nor hold it up (WAL). Start reading at 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from quicmsg.errors import ConfigurationError, StorageError
-from quicmsg.limits import STORE_FEED_SCAN_MAX
-from quicmsg.store import Change, LogEntry, Operation, Result, rules, schema
+from quicmsg.errors import ConfigurationError, DamagedError, StorageError
+from quicmsg.limits import STORE_DAMAGES_MAX, STORE_FEED_SCAN_MAX
+from quicmsg.store import Change, LogEntry, Operation, Result, chain, check, rules, schema
 from quicmsg.store.lock import FileLock
 from quicmsg.store.sqlite_operations import Operations
 from quicmsg.store.sqlite_tables import Tables
 
-_ENTRIES = """SELECT seq, message_id, name, key, kind, encoding, body, stored_at_ms
-    FROM message CROSS JOIN user ON user.id = sender CROSS JOIN device ON device.id = message.device
+logger = logging.getLogger(__name__)
+
+_ENTRIES = """SELECT message.conversation, seq, sender, message.device, message_id, kind, encoding,
+    stored_at_ms, body, chain, name, key
+    FROM message LEFT JOIN user ON user.id = sender LEFT JOIN device ON device.id = message.device
     WHERE conversation = ? AND seq > ? AND seq < ? ORDER BY seq {direction} LIMIT ?"""
-_VISIBLE = """SELECT conversation.id, oldest FROM conversation CROSS JOIN user
+_VISIBLE = """SELECT conversation.id, oldest, head FROM conversation CROSS JOIN user
     CROSS JOIN member ON member.conversation = conversation.id AND member.user = user.id
     WHERE conversation.key = ? AND user.name = ? AND oldest > 0"""
 _CHANGES_OF_STORE = """SELECT key, head, change FROM conversation CROSS JOIN member
@@ -52,6 +56,7 @@ class SqliteStore:
         """
         self._path = path
         self._broken = False
+        self._damages: set[tuple[str, int]] = set()
         with _opening(path):
             _make_directory(path.parent)
             self._lock = FileLock(path.with_name(path.name + ".lock"), purpose=str(path))
@@ -60,6 +65,7 @@ class SqliteStore:
                 _make_private(path)
                 self._writer = connect(path)
                 schema.prepare(self._writer, path)
+                self._check_tail()
                 self.epoch = self._load_epoch(epoch_source)
                 self._tables = Tables(self._writer)
                 self._reader = connect(path)
@@ -82,7 +88,7 @@ class SqliteStore:
             results = [self._operations.run(operation) for operation in operations]
             self._tables.flush()
             self._writer.execute("COMMIT")
-        except sqlite3.Error as error:
+        except schema.ERRORS as error:
             self._broken = True  # closing the connection rolls back
             raise StorageError(f"cannot write {self._path}: {error}") from error
         except BaseException:
@@ -110,13 +116,18 @@ class SqliteStore:
         visible = self._read(_VISIBLE, conversation, user)
         if not visible:
             return []
-        number, oldest = visible[0]
+        number, oldest, head = visible[0]
         first = max(after, oldest - 1)
+        # One more than is wanted, since a row is checked against the one before it.
         if before is None:
-            rows = self._read(_ENTRIES.format(direction="ASC"), number, first, 2**62, limit)
+            rows = self._read(_ENTRIES.format(direction="ASC"), number, first - 1, 2**62, limit + 1)
         else:
-            rows = self._read(_ENTRIES.format(direction="DESC"), number, first, before, limit)[::-1]
-        return [LogEntry(conversation, *row) for row in rows]
+            rows = self._read(_ENTRIES.format(direction="DESC"), number, first - 1, before, limit + 1)[::-1]
+        top = max(head, rows[-1][1]) if rows else head
+        if before is None:
+            return self._whole(conversation, rows, first + 1, min(top, first + limit), newest_first=False)
+        top = min(top, before - 1)
+        return self._whole(conversation, rows, max(first, top - limit) + 1, top, newest_first=True)
 
     def changes(self, user: str, *, after: int, limit: int) -> list[Change]:
         """Few changes in the whole store since the cursor: look through those. Else look through the
@@ -152,11 +163,50 @@ class SqliteStore:
 
     # ---- private
 
+    def _whole(
+        self, conversation: str, rows: list[Any], first: int, last: int, *, newest_first: bool
+    ) -> list[LogEntry]:
+        """The entries from `first` to `last`, those that are what was written: up to the first damage, or
+        from behind the last one. Nothing but damage: DamagedError."""
+        by_seq = {row[1]: row for row in rows}
+        found: list[LogEntry] = []
+        damaged = 0
+        for seq in range(first, last + 1):
+            row, earlier = by_seq.get(seq), by_seq.get(seq - 1)
+            before = chain.beginning(conversation) if seq == 1 else earlier and earlier[9]
+            if row is None or before is None or None in row or not chain.holds(before, row[:9], row[9]):
+                self._tell_damage(conversation, seq)
+                damaged = seq
+                if not newest_first:
+                    break
+                found.clear()
+                continue
+            _, _, _, _, message_id, kind, encoding, stored_at_ms, body, _, name, key = row
+            found.append(
+                LogEntry(conversation, seq, message_id, name, key, kind, encoding, body, stored_at_ms)
+            )
+        if damaged and not found:
+            raise DamagedError(conversation, damaged)
+        return found
+
+    def _tell_damage(self, conversation: str, seq: int) -> None:
+        if (conversation, seq) not in self._damages and len(self._damages) < STORE_DAMAGES_MAX:
+            self._damages.add((conversation, seq))
+            logger.error("! %s", DamagedError(conversation, seq))
+
     def _read(self, sql: str, *values: Any) -> list[Any]:
         try:
             return self._reader.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except schema.ERRORS as error:
             raise StorageError(f"cannot read {self._path}: {error}") from error
+
+    def _check_tail(self) -> None:
+        damage = check.tail(self._writer)
+        if damage is not None:
+            raise ConfigurationError(
+                f"{self._path} is damaged: {damage}; run  quicmsg fsck  to see all of it, and put a backup "
+                "in its place:  quicmsg restore FILE"
+            )
 
     def _load_epoch(self, epoch_source: Callable[[], int]) -> int:
         rows = self._writer.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchall()
@@ -178,7 +228,7 @@ def _opening(path: Path) -> Iterator[None]:
             f"cannot use {error.filename or path}: {error.strerror}; "
             "name a data directory that this user may write to"
         ) from error
-    except sqlite3.Error as error:
+    except schema.ERRORS as error:
         raise ConfigurationError(
             f"cannot open {path}: {error}; if it is damaged, put a backup in its place, "
             "or name another data directory"
