@@ -104,6 +104,10 @@ class Conversations:
         )
         topic.loaded = True
         if session not in self._directory.peers:
+            # It has moved the position all the same, and nothing will move it there again: who waits for
+            # that receipt would wait until the next message.
+            if result.change:
+                self._tell_positions(topic, session.user, own_read=mine.read, change=result.change)
             self._topics.release(topic)
             return
         peer.topics[event.channel] = topic

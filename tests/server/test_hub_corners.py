@@ -125,6 +125,19 @@ def test_open_moves_the_position_and_tells_it() -> None:
     assert bob.heard(frames.Close)
 
 
+def test_open_of_a_connection_that_ended_meanwhile_is_told_as_well() -> None:
+    """It moved the position: the next Open finds it there, changes nothing, and would tell nobody."""
+    rig, alice, _ = two_people()
+    alice.ask(1, message(1))
+    again = rig.connect("bob")
+    again.send(3, frames.Open("@alice", 7, 1, 1))
+    again.session.connection_lost(0, "the connection broke", rig.time)
+    rig.hub.pump(again.session)
+    rig.writer.run()
+    rig.connect("bob").open(1, "@alice", position=1)
+    assert positions_of("bob", alice) == MemberEntry("bob", 1, 0)
+
+
 # ---- membership
 
 
