@@ -99,10 +99,7 @@ class Mailbox:
     def position_after(self, conversation: str, seq: int) -> int:
         """The position once `seq` is processed: it passes over own entries that follow directly."""
         found = self.conversations[conversation]
-        position = max(seq, found.position)
-        while position + 1 in found.own:
-            position += 1
-        return position
+        return _past_own(found, max(seq, found.position))
 
     # ---- input: the program and the journal
 
@@ -124,6 +121,9 @@ class Mailbox:
     def processed(self, conversation: str, position: int, epoch: int) -> None:
         """The program processed everything up to `position`, and the journal has committed that."""
         found = self.conversations[conversation]
+        # A verdict may have gone back meanwhile, within the epoch (a backup was copied in by hand): what the
+        # program took before that is beyond what there is now, and nobody has processed what will come there.
+        position = min(position, _past_own(found, found.taken))
         if position > found.position and epoch == found.epoch:
             found.position = found.owed = position
             found.own = {seq for seq in found.own if seq > position}
@@ -377,6 +377,13 @@ class Mailbox:
             return 0, 0
         known = max(found.received, found.members_at)
         return min(known, min(p[0] for p in others)), min(known, min(p[1] for p in others))
+
+
+def _past_own(found: Conversation, position: int) -> int:
+    """Own entries that follow directly need nobody's processing."""
+    while position + 1 in found.own:
+        position += 1
+    return position
 
 
 def outbox_row(
