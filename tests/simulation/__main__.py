@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 import traceback
@@ -12,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from simulation.mutants import hunt
 from simulation.planting import MUTANTS
-from simulation.run import simulate
-from simulation.settings import draw
+from simulation.run import DRAW, simulate
+
+logging.getLogger("quic").setLevel(logging.CRITICAL)  # flipped bits are no news here
 
 
 def main() -> int:
@@ -21,6 +23,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--tier", choices=list(DRAW), default="streams", help="what the network is made of")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--frames", action="store_true", help="with --trace: every frame too")
     parser.add_argument("--mutants", action="store_true", help="plant each known bug and look for it")
@@ -29,13 +32,13 @@ def main() -> int:
     if arguments.mutants or arguments.mutant:
         return hunt_all([arguments.mutant] if arguments.mutant else list(MUTANTS))
     if arguments.seed is not None:
-        return replay(arguments.seed, trace=arguments.trace, frames=arguments.frames)
-    return run_many(arguments.first_seed, arguments.seeds)
+        return replay(arguments.seed, arguments.tier, trace=arguments.trace, frames=arguments.frames)
+    return run_many(arguments.first_seed, arguments.seeds, arguments.tier)
 
 
-def replay(seed: int, *, trace: bool, frames: bool) -> int:
-    print(draw(seed))
-    outcome = simulate(seed, trace=trace, with_frames=frames)
+def replay(seed: int, tier: str, *, trace: bool, frames: bool) -> int:
+    print(DRAW[tier](seed))
+    outcome = simulate(seed, tier=tier, trace=trace, with_frames=frames)
     print(f"seed {seed}: {outcome.messages} messages, {outcome.events} events, hash {outcome.hash[:16]}")
     for problem in outcome.problems:
         print("  " + problem)
@@ -57,12 +60,12 @@ def hunt_all(names: list[str]) -> int:
     return 1 if survivors else 0
 
 
-def run_many(first: int, count: int) -> int:
+def run_many(first: int, count: int, tier: str) -> int:
     failures, messages, simulated = 0, 0, 0.0
     began = time.monotonic()
     for seed in range(first, first + count):
         try:
-            outcome = simulate(seed)
+            outcome = simulate(seed, tier=tier)
         except Exception:
             traceback.print_exc()
             problems = ["an exception"]
@@ -72,7 +75,8 @@ def run_many(first: int, count: int) -> int:
             simulated += outcome.simulated
         if problems:
             failures += 1
-            print(f"FAILED: python -m tests.simulation --seed {seed} --trace\n  {problems[0]}", flush=True)
+            again = f"python -m tests.simulation --tier {tier} --seed {seed} --trace"
+            print(f"FAILED: {again}\n  {problems[0]}", flush=True)
         if seed % 100 == 0:
             print(f"... seed {seed}, {failures} failed", flush=True)
     took = time.monotonic() - began

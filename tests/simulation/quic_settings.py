@@ -72,9 +72,11 @@ def _bounds(random: Random) -> dict[str, float]:
     channels = random.choice([1, 2, 100])
     return {
         "CHANNELS_MAX": channels,
-        "SERVER_CHANNELS_MAX": random.choice([channels + 2, 128]),
-        "STREAM_WINDOW": random.choice([600, 4_000, 256 * 1024]),
-        "CONNECTION_WINDOW": random.choice([2_000, 4 * 1024 * 1024]),
+        # One for the control channel, one for a channel that is being closed, and one for its successor.
+        "SERVER_CHANNELS_MAX": random.choice([channels + 3, 128]),
+        # Half a window must hold a whole frame: bytes are credited by the frame, windows announced by the half.
+        "STREAM_WINDOW": random.choice([2_000, 8_000, 256 * 1024]),
+        "CONNECTION_WINDOW": random.choice([16_000, 4 * 1024 * 1024]),
         "RETRY_ABOVE": random.choice([0, 1, 64]),
-        "KEY_UPDATE_PACKETS": random.choice([50, 2**20]),
+        "KEY_UPDATE_PACKETS": random.choice([300, 2**20]),
     }
