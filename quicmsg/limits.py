@@ -211,6 +211,9 @@ STORE_TAIL_ROWS: Final = 1_000
 """The newest messages, which are checked at each start: what a crash may have hurt, in a few milliseconds."""
 STORE_DAMAGES_MAX: Final = 1_000
 """What a check of a damaged file tells: more would not be read, and the remedy is the same."""
+DAMAGED_RETRY_AFTER: Final = 60.0
+"""What a client is asked to wait before it opens a conversation anew whose next message is damaged on the
+server's disk: only a person can cure that, so asking often helps nobody."""
 STORE_FEED_SCAN_MAX: Final = 1_000
 """Changes of the whole store that one question for a user's changes looks through (under 1 ms) before it
 looks through the user's own conversations instead."""

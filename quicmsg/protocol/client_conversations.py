@@ -252,20 +252,19 @@ class ClientConversations(Session):
     def _refused(self, channel: ClientChannel, frame: frames.Refused, now: float) -> None:
         name = channel.conversation.name
         self._by_name.pop(name, None)
+        for ref in channel.fetches:
+            self._events.append(events.RequestFailed(ref, frame.code, frame.text))
+        channel.fetches.clear()
         if frame.retry_after_ms:
             channel.conversation.stale = True
             self._delay_reopening(name, frame.retry_after_ms / 1000, now)
+        elif channel.news or (channel.opened and channel.in_flight):
+            # The news may be younger than the refusal (we are a member again). And what was written here
+            # may be stored yet. The answer to another Open is behind both.
+            channel.conversation.stale = True
+            self.mailbox.touched[name] = None
         else:
-            for ref in channel.fetches:
-                self._events.append(events.RequestFailed(ref, frame.code, frame.text))
-            channel.fetches.clear()
-            if channel.news or (channel.opened and channel.in_flight):
-                # The news may be younger than the refusal (we are a member again). And what was written here
-                # may be stored yet. The answer to another Open is behind both.
-                channel.conversation.stale = True
-                self.mailbox.touched[name] = None
-            else:
-                self.mailbox.refused(name, frame.code, frame.text, now)
+            self.mailbox.refused(name, frame.code, frame.text, now)
         self._finish_channel(channel)
 
     # ---- for the subclass

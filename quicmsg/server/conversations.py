@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from quicmsg.errors import ErrorCode
-from quicmsg.limits import BUSY_RETRY_AFTER, RECEIPT_AT_ONCE_MEMBERS
+from quicmsg.errors import DamagedError, ErrorCode
+from quicmsg.limits import BUSY_RETRY_AFTER, DAMAGED_RETRY_AFTER, RECEIPT_AT_ONCE_MEMBERS
 from quicmsg.protocol import events
 from quicmsg.protocol.frames import Entry, MemberEntry
 from quicmsg.protocol.server import ServerSession
@@ -33,8 +33,11 @@ from quicmsg.store import (
     Opened,
     Refusal,
     Result,
+    Store,
 )
 from quicmsg.store.writer import StoreWriter
+
+_Found = list[LogEntry] | DamagedError
 
 
 class Conversations:
@@ -177,26 +180,34 @@ class Conversations:
             session.deliver(event.channel, map(_entry, cached))
             return
 
-        def read(entries: list[LogEntry]) -> None:
-            session.deliver(event.channel, map(_entry, entries))
+        def read(found: _Found) -> None:
+            if isinstance(found, DamagedError):
+                session.refuse(event.channel, found.code, found.message, retry_after=DAMAGED_RETRY_AFTER)
+            else:
+                session.deliver(event.channel, map(_entry, found))
             self._pump(session)
 
         self._writer.read(
-            lambda store: store.entries(topic.key, session.user, after=event.after, limit=event.limit), read
+            lambda store: _entries(store, topic.key, session.user, after=event.after, limit=event.limit), read
         )
 
     def fetch(self, peer: Peer, event: events.FetchRequested) -> None:
         session = peer.session
         topic = peer.topics[event.channel]
 
-        def read(entries: list[LogEntry]) -> None:
+        def read(found: _Found) -> None:
             now = self._environment.now()
             session.answered(now)
-            session.page(event.channel, event.ref, [_entry(e) for e in entries], now)
+            if isinstance(found, DamagedError):
+                # An empty page would say that there is nothing. The channel is good for what is new.
+                session.refuse(event.channel, found.code, found.message, retry_after=BUSY_RETRY_AFTER)
+                found = []
+            session.page(event.channel, event.ref, [_entry(e) for e in found], now)
             self._pump(session)
 
         self._writer.read(
-            lambda store: store.entries(
+            lambda store: _entries(
+                store,
                 topic.key,
                 session.user,
                 after=event.after,
@@ -327,6 +338,14 @@ def address_for(key: str, user: str) -> str:
         return key
     first, second = key[1:].split(":")
     return f"@{second if first == user else first}"
+
+
+def _entries(store: Store, key: str, user: str, **bounds: int | None) -> _Found:
+    """The store's entries; that a row is damaged is an answer too, for this conversation alone."""
+    try:
+        return store.entries(key, user, **bounds)  # type: ignore[arg-type]
+    except DamagedError as error:
+        return error
 
 
 def _entry(entry: LogEntry) -> Entry:
