@@ -184,9 +184,13 @@ class ScheduledConnection(QuicConnection):
     # ---- commands
 
     def write(self, stream_id: int, data: bytes, end: bool) -> bool:
-        """Queue bytes for a stream; False when the peer gave the stream up, and the bytes are dropped."""
+        """Queue bytes for a stream; False when the peer gave the stream up, or a client never opened it, and
+        the bytes are dropped."""
         if self._is_client:
             self._open_through(stream_id)
+        elif stream_id not in self._streams:
+            # A client that falls silent after the handshake is told so on a channel that it has not opened.
+            return False
         if self._stream_is_discarded(stream_id):
             return False
         stream = self._streams.get(stream_id)

@@ -281,3 +281,14 @@ def test_acknowledgements_ride_on_data() -> None:
         world.run_for(0.0101)
     packets = client.stats().packets_sent + server.ends[0].stats().packets_sent - before
     assert packets <= 210
+
+
+def test_a_client_that_opens_no_channel_can_be_told_why_it_is_dropped() -> None:
+    """The server's last words are for a channel that nobody opened: they are dropped, and that is no fault."""
+    world, ours, theirs = World(1), Talk(), Talk()
+    client, server = connect(world, ours, theirs)
+    theirs.send(0, b"no sign-in in time")
+    theirs.closing = (8, "no sign-in in time")
+    server.ends[0].flush()
+    world.run(lambda: client.is_over)
+    assert client.end == (8, "no sign-in in time")
