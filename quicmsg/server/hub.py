@@ -272,10 +272,14 @@ class Hub:
         expires = self._time_ms() + int(limits.LINK_CODE_LIFETIME * 1000)
 
         def made(result: Result) -> None:
-            session.done(ref, code)
+            if isinstance(result, Refusal):
+                session.failed(ref, result.code, result.text)
+            else:
+                session.done(ref, code)
             self.pump(session)
 
-        self._submitter.submit(session, MakeCode("link", session.user, code, expires), made)
+        operation = MakeCode("link", session.user, code, expires, session.device)
+        self._submitter.submit(session, operation, made)
 
     def _time_ms(self) -> int:
         return self._environment.time_ms()

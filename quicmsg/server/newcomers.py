@@ -5,6 +5,8 @@ Who has a name signs in as often as it likes; only names that nobody had are cou
 
 from __future__ import annotations
 
+import ipaddress
+
 from quicmsg.limits import NEW_NAMES_ADDRESSES_MAX, NEW_NAMES_BURST, NEW_NAMES_RATE
 from quicmsg.protocol.budget import Tokens
 from quicmsg.server.directory import Environment
@@ -34,9 +36,8 @@ class Newcomers:
 
 
 def network_of(address: str) -> str:
-    """An IPv4 address without its port, or the first four groups of an IPv6 one: what one customer has."""
+    """An IPv4 address without its port, or the /64 of an IPv6 one: what one customer has."""
     host = address.rpartition(":")[0]
     if not host.startswith("["):
         return host
-    # Zeros that are left out behind the fourth group do not matter; before it, `::` is rare enough.
-    return ":".join(host[1:-1].split(":")[:4])
+    return ipaddress.IPv6Address(host[1:-1]).packed[:8].hex()

@@ -170,13 +170,14 @@ class SignIn:
 class MakeCode:
     """Register a one-time code (only its SHA-256 is kept): kind "link" for a user's next device, kind
     "invite" for a new user (`user` is who made it, or empty). It is good while at_ms < expires_at_ms. Of a
-    user's link codes the newest LINK_CODES_PER_USER_MAX are good. Answers `Done`, or `Refusal(UNKNOWN)`: a
-    link for no such user."""
+    user's link codes the newest LINK_CODES_PER_USER_MAX are good. `device` is the one that asks for a link
+    (empty: the operator does). Answers `Done`, or `Refusal` UNKNOWN (a link for no such user), REVOKED."""
 
     kind: str
     user: str
     code: str
     expires_at_ms: int
+    device: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -326,8 +326,11 @@ class MemoryStore:
     def _make_code(self, op: MakeCode) -> Done | Refusal:
         if op.kind == "link" and op.user not in self._state.users:
             return rules.UNKNOWN_USER
-        codes = self._state.codes
-        codes.setdefault(rules.code_hash(op.code), Code(op.kind, op.user, op.expires_at_ms))
+        if op.device and (refusal := self._actor_refusal(op.user, op.device)) is not None:
+            return refusal
+        (codes := self._state.codes).setdefault(
+            rules.code_hash(op.code), Code(op.kind, op.user, op.expires_at_ms)
+        )
         if op.kind == "link":
             links = [key for key, code in codes.items() if (code.kind, code.user) == ("link", op.user)]
             for key in links[:-LINK_CODES_PER_USER_MAX]:

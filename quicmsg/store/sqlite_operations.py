@@ -315,6 +315,8 @@ class Operations:
     def _make_code(self, op: MakeCode) -> Done | Refusal:
         if op.kind == "link" and self._tables.user(op.user) is None:
             return rules.UNKNOWN_USER
+        if op.device and isinstance(actor := self._actor(op.user, op.device), Refusal):
+            return actor
         self._execute(
             "INSERT INTO code (hash, kind, user, expires_at_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
             rules.code_hash(op.code),

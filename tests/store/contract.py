@@ -580,6 +580,17 @@ class GroupContract:
 class AccountContract:
     """Names, devices, codes."""
 
+    def test_a_removed_device_gets_no_code_for_another(self, given: Given) -> None:
+        """Else a lost phone that is still connected could come back as a new device."""
+        given.users("ann")
+        given.link("ann", 2)
+        ask = MakeCode("link", "ann", "back-door", 10**15, device("ann", 2))
+        given.run(RevokeDevice("ann", device("ann", 2), 1))
+        assert given.refusal(ask) == "REVOKED"
+        assert given.refusal(MakeCode("link", "ann", "x", 10**15, b"nobody's")) == "UNKNOWN"
+        assert given.refusal(given.sign_in("ann", 3, code="back-door")) == "CODE_INVALID"
+        assert given.run(MakeCode("link", "ann", "front-door", 10**15, device("ann"))) == Done()
+
     def test_a_name_belongs_to_the_first_key(self, given: Given) -> None:
         """It comes back with that key; another key needs a code; bad names are refused."""
         first = given.run(given.sign_in("ann"))
