@@ -284,7 +284,7 @@ def test_acknowledgements_ride_on_data() -> None:
 
 
 def test_a_client_that_opens_no_channel_can_be_told_why_it_is_dropped() -> None:
-    """The server's last words are for a channel that nobody opened: they are dropped, and that is no fault."""
+    """The server's last words are for a channel that nobody opened: they are dropped: no fault."""
     world, ours, theirs = World(1), Talk(), Talk()
     client, server = connect(world, ours, theirs)
     theirs.send(0, b"no sign-in in time")
