@@ -220,7 +220,7 @@ class ClientConversations(Session):
         name = channel.conversation.name
         self._use(channel, now)
         match frame:
-            case frames.Opened():
+            case frames.Opened() if not channel.opened:
                 channel.opened = True
                 self._failures.pop(name, None)
                 self.mailbox.opened(name, frame)

@@ -263,6 +263,19 @@ def test_client_passes_over_its_own_entries_and_acknowledges_only_what_was_sent(
     assert said(session) == {1: [frames.Ack(2)]}
 
 
+def test_a_second_verdict_on_a_channel_is_refused() -> None:
+    """Each would move the position, so make room in the window, so fill this device's memory by one window
+    more. (Found by fuzzing the client with a hostile server's frames.)"""
+    session, mailbox = client()
+    mailbox.submit(outbox_row(message_id(9), "@bob", 0, 0, b"own", 0.0), 0.0)
+    session.service(0.0)
+    session.receive_data(1, encode(frames.Opened(1, 1, 0, 0, False, ())), False, 0.0)
+    session.data_to_send()
+    session.receive_data(1, encode(frames.Opened(1, 65, 99, 64, False, ())), False, 0.0)
+    assert [(item.channel, item.reset) for item in session.data_to_send()] == [(1, ErrorCode.UNEXPECTED)]
+    assert mailbox.conversations["@bob"].position == 0
+
+
 # ---- the client's channels ---------------------------------------------------------------------
 
 
