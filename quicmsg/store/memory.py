@@ -328,9 +328,8 @@ class MemoryStore:
             return rules.UNKNOWN_USER
         if op.device and (refusal := self._actor_refusal(op.user, op.device)) is not None:
             return refusal
-        (codes := self._state.codes).setdefault(
-            rules.code_hash(op.code), Code(op.kind, op.user, op.expires_at_ms)
-        )
+        codes = self._state.codes
+        codes.setdefault(rules.code_hash(op.code), Code(op.kind, op.user, op.expires_at_ms))
         if op.kind == "link":
             links = [key for key, code in codes.items() if (code.kind, code.user) == ("link", op.user)]
             for key in links[:-LINK_CODES_PER_USER_MAX]:
@@ -372,8 +371,7 @@ class MemoryStore:
         return rules.may_choose_another(sum(user in members and members[user].chosen for members in every))
 
     def _may_be_added(self, user: str, maker: str) -> bool:
-        groups = self._state.groups.items()
-        found = [(group.creator, self._member(key, user)) for key, group in groups]
+        found = [(group.creator, self._member(key, user)) for key, group in self._state.groups.items()]
         makers = [creator for creator, member in found if member is not None and not member.chosen]
         return rules.may_be_added(len(makers), makers.count(maker))
 
