@@ -162,10 +162,7 @@ class Client:
         if row.state is not MessageState.STORED or row.seq is None:
             live = self._mailbox.outbox.get(row.message_id)
             return State.FAILED if live and live.outcome is Outcome.FAILED else State(row.state.value)
-        known = self._mailbox.conversations.get(row.conversation)
-        if known is not None and row.seq <= known.read_mark:
-            return State.READ
-        return State.DELIVERED if known and row.seq <= known.delivered_mark else State.STORED
+        return self._postbox.reached(row.conversation, row.seq)
 
     # ---- receiving
 

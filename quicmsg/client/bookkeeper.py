@@ -117,6 +117,13 @@ class Bookkeeper:
                 now,
             )
 
+    def reached(self, conversation: str, seq: int) -> State:
+        """How far a message of ours that is stored as `seq` has come."""
+        known = self.mailbox.conversations.get(conversation)
+        if known is not None and seq <= known.read_mark:
+            return State.READ
+        return State.DELIVERED if known is not None and seq <= known.delivered_mark else State.STORED
+
     # ---- the program's side: its command is on the disk
 
     def queued(self, conversation: str, body: bytes, message_id: bytes, now: float) -> None:

@@ -240,25 +240,35 @@ class Journal:
 
 
 def work(file: JournalFile, batch: list[Request]) -> list[Outcome]:
-    """Commit the batch's writes as one transaction, then answer its questions. For the thread (and for the
+    """Commit the batch's writes as one transaction; each question is answered at its place among them, so
+    that it sees what was asked before it, and nothing of what came later. For the thread (and for the
     simulation, which has one of its own)."""
-    outcomes: list[Outcome] = []
-    writes = [write for request in batch for write in request.writes]
+    writes: list[Write] = []
+    questions: dict[int, list[Request]] = {}
+    for request in batch:
+        if request.ask is not None:
+            questions.setdefault(len(writes), []).append(request)
+        writes.extend(request.writes)
+    answers: dict[Request, Outcome] = {}
+
+    def answer_before(place: int) -> None:
+        for request in questions.get(place, ()):
+            answers[request] = _answer(file, request)
+
     failure: Exception | None = None
     refusals: Iterator[RefusedError | None] = iter(())
     try:
-        refusals = iter(file.apply(writes)) if writes else refusals
-    except StorageError as error:
+        refusals = iter(file.apply(writes, answer_before)) if writes else refusals
+    except Exception as error:
         failure = error
-    except Exception as error:  # a bug of ours: nothing was written, everybody who waits must hear of it
-        logger.exception("! a write to the journal %s failed", file.path)
-        failure = error
+        answers.clear()  # of a transaction that never was
+        if not isinstance(error, StorageError):
+            # A bug of ours: nothing was written, and everybody who waits must hear of it.
+            logger.exception("! a write to the journal %s failed", file.path)
+    outcomes: list[Outcome] = []
     for request in batch:
         if request.ask is not None:
-            try:
-                outcomes.append((request, request.ask(file), None))
-            except Exception as error:
-                outcomes.append((request, None, error))
+            outcomes.append(answers.get(request) or _answer(file, request))
         elif failure is not None:
             # One exception object per waiting task: each adds its own traceback to it.
             outcomes.append((request, None, StorageError(str(failure) or repr(failure))))
@@ -266,6 +276,14 @@ def work(file: JournalFile, batch: list[Request]) -> list[Outcome]:
             refused = [next(refusals) for _ in request.writes]
             outcomes.append((request, None, next(filter(None, refused), None)))
     return outcomes
+
+
+def _answer(file: JournalFile, request: Request) -> Outcome:
+    assert request.ask is not None
+    try:
+        return request, request.ask(file), None
+    except Exception as error:
+        return request, None, error
 
 
 def _resolve(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:

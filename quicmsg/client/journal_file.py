@@ -63,9 +63,12 @@ class JournalFile(JournalReader):
         """Messages in the outbox, rejected ones included; `Queue` is refused at OUTBOX_MAX."""
         return self._applier.outbox_size
 
-    def apply(self, writes: Sequence[Write]) -> list[RefusedError | None]:
+    def apply(
+        self, writes: Sequence[Write], before: Callable[[int], object] = lambda place: None
+    ) -> list[RefusedError | None]:
         """Write all of it as one transaction; durable on return. A refused write changes nothing and does
-        not disturb the others; its reason is at its place in the answer.
+        not disturb the others; its reason is at its place in the answer. `before(n)` is called in the
+        transaction, right before the n-th write: for questions that have their place among the writes.
 
         Raises StorageError: nothing of it happened, or (after a failed commit) nobody knows. A commit is
         never tried again: the kernel forgets dirty pages after a failed fsync, so that a second attempt
@@ -74,10 +77,14 @@ class JournalFile(JournalReader):
         if self._broken is not None:
             raise StorageError(self._broken)
         size_before = self.outbox_size
+        results: list[RefusedError | None]
         committing = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            results = [self._applier.apply(write) for write in writes]
+            results = []
+            for place, write in enumerate(writes):
+                before(place)
+                results.append(self._applier.apply(write))
             committing = True
             self._connection.execute("COMMIT")
         except BaseException as error:

@@ -82,7 +82,9 @@ class Postbox(Bookkeeper):
                         f"the id {message_id.hex()} belongs to another message", code=ErrorCode.CONFLICT
                     )
                 sent = self.tracker.handle(message_id, conversation)
-                self._tell_state(message_id, conversation, State.STORED, known.seq)
+                seq = known.seq
+                reached = State.STORED if seq is None else self.reached(conversation, seq)
+                self._tell_state(message_id, conversation, reached, seq)
                 return sent
         sent = self.tracker.handle(message_id, conversation)
         await self.journal.write(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from weakref import WeakSet, WeakValueDictionary
 
 from quicmsg.client.values import ClientEvent, Lagged, State
-from quicmsg.errors import DeliveryError, ErrorCode, QuicmsgError, RefusedError
+from quicmsg.errors import ConnectError, DeliveryError, ErrorCode, QuicmsgError, RefusedError
 from quicmsg.limits import CLIENT_EVENTS_MAX
 
 _RANK = {State.QUEUED: 0, State.STORED: 1, State.DELIVERED: 2, State.READ: 3}
@@ -28,6 +28,7 @@ class Sent:
         self.reason = ""
         self._raw_id = message_id
         self._code = ErrorCode.TIMEOUT
+        self._closed = False
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -35,7 +36,8 @@ class Sent:
 
     async def stored(self, timeout: float | None = None) -> Sent:  # noqa: ASYNC109
         """Wait until the server has it durably. Raises DeliveryError (not confirmed for 12 s; it stays in
-        the outbox and may still get through), RefusedError (never), TimeoutError (`timeout` passed)."""
+        the outbox and may still get through), RefusedError (never), ConnectError (the client was closed
+        meanwhile), TimeoutError (`timeout` passed)."""
         return await self._wait(State.STORED, timeout)
 
     async def delivered(self, timeout: float | None = None) -> Sent:  # noqa: ASYNC109
@@ -57,9 +59,17 @@ class Sent:
         self.reason = reason
         if code is not None:
             self._code = ErrorCode(code) if code in list(ErrorCode) else ErrorCode.INTERNAL
+        self._wake()
+        return True
+
+    def close(self) -> None:
+        """For the client: no more will be heard here."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        return True
 
     async def _wait(self, wanted: State, seconds: float | None) -> Sent:
         async with asyncio.timeout(seconds):
@@ -81,6 +91,11 @@ class Sent:
                 raise _refusal(self)
             case State.CANCELLED:
                 raise RefusedError(f"the message {self.message_id} was cancelled")
+            case _ if self._closed:
+                raise ConnectError(
+                    f"this client was closed: the message {self.message_id} to {self.conversation} is "
+                    f"{self.state.value}, and more is known when it is opened again"
+                )
             case _:
                 return
 
@@ -168,6 +183,8 @@ class Tracker:
             events.put(event)
 
     def close(self) -> None:
-        """End every subscription."""
+        """End every subscription, and all waiting for messages."""
         for events in self._subscriptions:
             events.close()
+        for sent in list(self._sent.values()):
+            sent.close()

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,9 +66,9 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     apply = JournalFile.apply
 
-    def counted(self: JournalFile, writes: Sequence[Write]) -> list[RefusedError | None]:
+    def counted(self: JournalFile, writes: Sequence[Write], *before: Any) -> list[RefusedError | None]:
         sizes.append(len(writes))
-        return apply(self, writes)
+        return apply(self, writes, *before)
 
     monkeypatch.setattr(JournalFile, "apply", counted)
     return sizes
@@ -83,6 +84,25 @@ async def test_what_queues_up_is_one_transaction_in_order(journal: Journal, tran
     await asyncio.gather(*tasks)
     assert transactions == [100]
     assert await numbers(journal) == list(range(100))
+
+
+async def test_question_has_its_place_among_the_writes(journal: Journal, transactions: list[int]) -> None:
+    """It sees what was asked before it and nothing of what came later, though all is one transaction:
+    otherwise "delivered" could be told of a message before "stored"."""
+    busy = Busy(journal)
+    await busy.started()
+    first = asyncio.create_task(journal.write(queue(1)))
+    await asyncio.sleep(0)
+    between = asyncio.create_task(journal.read(JournalFile.count_outbox))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(journal.write(queue(2)))
+    await asyncio.sleep(0)
+    after = asyncio.create_task(journal.read(JournalFile.count_outbox))
+    await asyncio.sleep(0)
+    await busy.release()
+    await asyncio.gather(first, second)
+    assert (await between, await after) == (1, 2)
+    assert transactions == [2]
 
 
 async def test_transaction_is_bounded(
@@ -176,7 +196,7 @@ async def test_failing_disk_is_said_to_everybody_who_waits(
 ) -> None:
     """Nothing is confirmed that is not on the disk, and the thread lives on to say so."""
 
-    def broken(_self: JournalFile, _writes: Sequence[Write]) -> list[RefusedError | None]:
+    def broken(_self: JournalFile, _writes: Sequence[Write], *_before: Any) -> list[RefusedError | None]:
         raise StorageError("disk I/O error")
 
     with monkeypatch.context() as patch:

@@ -13,6 +13,7 @@ from quicmsg.client.journal import Journal, JournalFile
 from quicmsg.client.postbox import Postbox
 from quicmsg.client.tracking import Tracker
 from quicmsg.client.values import State, StateChanged
+from quicmsg.errors import ConnectError
 from quicmsg.protocol.frames import Entry, Opened
 from quicmsg.protocol.mailbox import Mailbox
 
@@ -119,3 +120,31 @@ async def test_message_answered_while_it_is_cancelled_or_resent(postbox: Postbox
     told = [event.state for event in iter(events.get_nowait, None) if isinstance(event, StateChanged)]
     assert told == [State.STORED]
     assert sent.state is State.STORED
+
+
+async def test_sending_a_stored_message_again_tells_how_far_it_has_come(postbox: Postbox) -> None:
+    """ "Delivered" never goes back to "stored", also for who only listens to the events."""
+    events = postbox.tracker.subscribe()
+    sent = await postbox.queue("@bob", b"one", b"1" * 16)
+    postbox.mailbox.accepted("@bob", b"1" * 16, 3, 1, 0.0)
+    postbox.drain()
+    await postbox.settle()
+    postbox.mailbox.conversations["@bob"].delivered_mark = 3
+    again = await postbox.queue("@bob", b"one", b"1" * 16)
+    assert again is sent
+    told = []
+    while (event := events.get_nowait()) is not None:
+        told += [event.state] if isinstance(event, StateChanged) else []
+    assert told == [State.QUEUED, State.STORED, State.DELIVERED]
+
+
+async def test_closing_ends_all_waiting_for_messages(postbox: Postbox) -> None:
+    """Nothing more is heard of them here: who waits must not wait for ever."""
+    sent = await postbox.queue("@bob", b"one", b"1" * 16)
+    waiting = asyncio.create_task(sent.stored())
+    await asyncio.sleep(0)
+    postbox.tracker.close()
+    with pytest.raises(ConnectError, match="closed"):
+        await waiting
+    with pytest.raises(ConnectError, match="closed"):
+        await sent.delivered()
