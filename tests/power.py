@@ -3,7 +3,12 @@
 Each file has what is on the platter, and what readers see. A write waits until the file is synced; when
 the power goes, every 512-byte sector of every waiting write survives with a chance of one half. When only
 the process is killed, everything survives that it has written so far: the kernel has it (and a power cut that
-comes next may still take it). (Directory entries are not modelled: a file that was made is there.)
+comes next may still take it).
+
+With `loses_entries` a power cut may also take the names of files that were made, and bring back those that
+were removed, until their directory is synced: as SQLite's unix VFS does it, with the first sync of a new log
+(one directory holds everything here), and with a removal that asks for it. Not modelled: a disk that
+lies about a sync, writes that reach other places, and what other systems than Linux do about directories.
 """
 
 from __future__ import annotations
@@ -27,9 +32,10 @@ class Content:
     durable: bytes = b""
     cache: bytearray = field(default_factory=bytearray)
     waiting: list[tuple[int, bytes | None]] = field(default_factory=list)
+    named: bool = True  # its name is on the platter
 
     def copy(self) -> Content:
-        return Content(self.durable, bytearray(self.cache), list(self.waiting))
+        return Content(self.durable, bytearray(self.cache), list(self.waiting), self.named)
 
 
 class Disk:
@@ -39,16 +45,20 @@ class Disk:
     afterwards which was the last that survived.
     """
 
-    def __init__(self, name: str, rng: random.Random, *, synchronous: str = "FULL") -> None:
+    def __init__(
+        self, name: str, rng: random.Random, *, synchronous: str = "FULL", loses_entries: bool = False
+    ) -> None:
         self.files: dict[str, Content] = {}
         self.dead = False
         self.synchronous = synchronous
+        self.loses_entries = loses_entries
         self.marked = False
         self.commits = 0
         self._rng = rng
         self._countdown = 0
         self._kills = False
         self._survivors: dict[str, Content] = {}
+        self._removed: dict[str, Content] = {}
         self._vfs = _Vfs(name, self)
         self._connection: _Connection | None = None
 
@@ -75,6 +85,7 @@ class Disk:
         if not self.dead:
             self._lose()
         self.files, self.dead, self._countdown, self._kills = self._survivors, False, 0, False
+        self._removed.clear()
 
     def copy(self) -> dict[str, Content]:
         """A backup of all files; `files` may be set to it while nothing is open."""
@@ -105,10 +116,34 @@ class Disk:
         if self._countdown == 0 and not self.dead:
             self._lose()
 
+    def open(self, name: str) -> Content:
+        """The file of this name, made if it is not there."""
+        if name not in self.files:
+            self.files[name] = Content(named=not self.loses_entries)
+        return self.files[name]
+
+    def remove(self, name: str) -> None:
+        removed = self.files.pop(name, None)
+        if removed is not None and removed.named and self.loses_entries:
+            self._removed[name] = removed
+
+    def sync_directory(self) -> None:
+        """From now on names are as they are."""
+        if not self.dead:
+            self._removed.clear()
+            for content in self.files.values():
+                content.named = True
+
     def _lose(self) -> None:
         self.dead = True
-        after = Content.copy if self._kills else self._after_cut
-        self._survivors = {name: after(content) for name, content in self.files.items()}
+        if self._kills:
+            self._survivors = {name: content.copy() for name, content in self.files.items()}
+            return
+        back = {name: gone for name, gone in self._removed.items() if self._rng.random() < 0.5}
+        there = {
+            name: content for name, content in self.files.items() if content.named or self._rng.random() < 0.5
+        }
+        self._survivors = {name: self._after_cut(content) for name, content in (back | there).items()}
 
     def _after_cut(self, content: Content) -> Content:
         kept = bytearray(content.durable)
@@ -132,9 +167,10 @@ def _write(target: bytearray, offset: int, data: bytes) -> None:
 class _File:
     """What SQLite asks of an open file; locks are for several processes, and there is one."""
 
-    def __init__(self, disk: Disk, content: Content) -> None:
+    def __init__(self, disk: Disk, content: Content, *, syncs_directory: bool) -> None:
         self._disk = disk
         self._content = content
+        self._syncs_directory = syncs_directory
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         return bytes(self._content.cache[offset : offset + amount])
@@ -153,6 +189,9 @@ class _File:
         self._disk.tick()
         self._content.durable = bytes(self._content.cache)
         self._content.waiting.clear()
+        if self._syncs_directory:
+            self._syncs_directory = False
+            self._disk.sync_directory()
 
     def xFileSize(self) -> int:  # noqa: N802
         return len(self._content.cache)
@@ -187,15 +226,19 @@ class _Vfs(apsw.VFS):
 
     def xOpen(self, name: Any, flags: list[int]) -> _File:  # noqa: N802
         key = name.filename() if isinstance(name, apsw.URIFilename) else name
-        content = Content() if key is None else self._disk.files.setdefault(key, Content())
+        is_log = bool(flags[0] & (apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL))
+        content = Content() if key is None else self._disk.open(key)
         flags[1] = flags[0]
-        return _File(self._disk, content)
+        makes = bool(flags[0] & apsw.SQLITE_OPEN_CREATE)
+        return _File(self._disk, content, syncs_directory=is_log and makes)
 
     def xDelete(self, name: str, sync_directory: bool) -> None:  # noqa: N802
-        self._disk.files.pop(name, None)
+        self._disk.remove(name)
         if self._disk.dead:
             return
         self._disk.tick()
+        if sync_directory:
+            self._disk.sync_directory()
 
     def xAccess(self, name: str, flags: int) -> bool:  # noqa: N802
         return name in self._disk.files
