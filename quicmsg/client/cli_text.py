@@ -41,17 +41,30 @@ def harmless(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    if character in _JOINERS or unicodedata.category(character) not in _HIDDEN:
+    return character.encode("unicode_escape").decode() if _acts(character) else character
+
+
+def _shown_in_json(character: str) -> str:
+    if not _acts(character):
         return character
-    return character.encode("unicode_escape").decode()
+    units = character.encode("utf-16-be").hex()  # beyond 16 bits JSON has a pair of surrogates
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+def _acts(character: str) -> bool:
+    return character not in _JOINERS and unicodedata.category(character) in _HIDDEN
 
 
 # ---- JSON lines --------------------------------------------------------------------------------
 
 
 def encode(value: dict[str, Any]) -> bytes:
-    """One line of JSON, in UTF-8, without its end."""
-    return msgspec.json.encode(value)
+    """One line of JSON, in UTF-8, without its end. What acts on a terminal is written as \\uXXXX: the line
+    may be printed on one, and who parses it gets the exact text all the same."""
+    line = msgspec.json.encode(value)
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return "".join(_shown_in_json(character) for character in line.decode()).encode()
 
 
 def message_object(message: Message) -> dict[str, Any]:
