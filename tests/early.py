@@ -14,7 +14,7 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from quicpair import client_configuration
 
 from quicmsg.transport.connection import Connection
-from quicmsg.transport.resuming import Resumption
+from quicmsg.transport.resuming import ClientTickets, Resumption
 
 
 class RawTickets:
@@ -63,10 +63,17 @@ def early_ticket(resumption: Resumption, raw: tls.SessionTicket) -> Resumption:
 class EarlyClient(Connection):
     """Sends `early`, (stream, bytes) each, with its first packet, and counts the packets of that kind."""
 
-    def __init__(self, resumption: Resumption, early: Sequence[tuple[int, bytes]]) -> None:
+    def __init__(
+        self, resumption: Resumption, early: Sequence[tuple[int, bytes]], *, tickets: ClientTickets
+    ) -> None:
         self.early_packets = 0
         self._early = early
-        super().__init__(configuration=client_configuration(), trust=resumption.trust, resumes=resumption)
+        super().__init__(
+            configuration=client_configuration(),
+            trust=resumption.trust,
+            resumes=resumption,
+            on_ticket=tickets.put,
+        )
 
     def connect(self, addr: Any, now: float) -> None:
         super().connect(addr, now)

@@ -92,7 +92,7 @@ class House(Rig):
         newest = self.tickets._newest
         assert newest is not None
         said = b"".join(encode(frame) for frame in wants(text))
-        client = EarlyClient(early_ticket(newest, raw.made[-1]), [(0, b""), (4, said)])
+        client = EarlyClient(early_ticket(newest, raw.made[-1]), [(0, b""), (4, said)], tickets=self.tickets)
         end = self.world.join(client, alice)
         self.world.run_for(0.01)
         assert client.early_packets == 1
@@ -166,8 +166,8 @@ class Alice(Talk):
 
 @pytest.mark.slow
 def test_threat_14_every_recorded_flight_sent_again_a_hundred_times_changes_nothing() -> None:
-    """Of a full handshake, a resumed one, one with early data, one that was cut off: nothing is stored, nobody
-    is signed in, nothing is resumed, and nothing is left of it when the handshake has timed out."""
+    """Of a full handshake, a resumed one, one with early data, one that was cut off: nothing is stored,
+    nobody is signed in, nothing is resumed, and nothing is left of it when the handshake has timed out."""
     house = House()
     with RawTickets() as raw:
         flights = [house.visit("full"), house.visit("resumed"), house.visit("early", raw)]

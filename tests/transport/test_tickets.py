@@ -282,7 +282,7 @@ def test_early_data_is_refused_without_harm(retry: bool) -> None:
     ours = Talk()
     ours.say(0, 5)
     said = b"".join(item.data for item in ours.data_to_send())
-    client = EarlyClient(early_ticket(newest, raw.made[-1]), [(0, said)])
+    client = EarlyClient(early_ticket(newest, raw.made[-1]), [(0, said)], tickets=home.tickets)
     home.server.admission.half_open += RETRY_ABOVE * retry
     end = home.world.join(client, ours)
     # The first flight has arrived; nobody is told.
