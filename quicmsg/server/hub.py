@@ -148,7 +148,7 @@ class Hub:
             case events.SessionEnded():
                 self._detach(peer, event)
             case _:
-                raise AssertionError(f"a server session reported {event}")
+                raise AssertionError(f"a server session reported a {type(event).__name__}")
 
     def _detach(self, peer: Peer, event: events.SessionEnded) -> None:
         session = peer.session
