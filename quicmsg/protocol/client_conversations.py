@@ -227,7 +227,7 @@ class ClientConversations(Session):
                 start = channel.asked.start(frame.position, frame.oldest, reset=frame.reset)
                 channel.covered.reset(start)
                 channel.acknowledged = start if frame.reset else min(start, channel.asked.position)
-            case frames.Deliver():
+            case frames.Deliver() if channel.opened:
                 channel.deliver(frame.seq)
                 self.mailbox.delivered(name, _entry(frame), now)
             case frames.Accepted():

@@ -276,6 +276,19 @@ def test_a_second_verdict_on_a_channel_is_refused() -> None:
     assert mailbox.conversations["@bob"].position == 0
 
 
+def test_an_entry_before_the_verdict_ends_the_channel() -> None:
+    """Nobody knows yet where the log begins for us; the verdict would make room for a second window of them."""
+    session, mailbox = client()
+    mailbox.conversation("@bob")
+    session.service(0.0)
+    session.data_to_send()
+    early = entry(1)
+    fields = (getattr(early, field) for field in early.__struct_fields__)
+    session.receive_data(1, encode(frames.Deliver(*fields)), False, 0.0)
+    assert [(item.channel, item.reset) for item in session.data_to_send()] == [(1, ErrorCode.UNEXPECTED)]
+    assert mailbox.waiting() == 0
+
+
 # ---- the client's channels ---------------------------------------------------------------------
 
 
