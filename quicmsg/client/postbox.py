@@ -19,7 +19,6 @@ from quicmsg.client.journal import (
     JournalFile,
     MessageState,
     Queue,
-    ReadUpTo,
     Requeued,
 )
 from quicmsg.client.tracking import Sent, Tracker
@@ -72,27 +71,40 @@ class Postbox(Bookkeeper):
         return await asyncio.shield(task)
 
     async def _queue(self, conversation: str, body: bytes, message_id: bytes | None) -> Sent:
+        is_ours = message_id is None
         if message_id is None:
             message_id = fresh_message_id()
-        else:
-            known = await self.journal.read(JournalFile.message, message_id)
-            if known is not None and known.state is MessageState.STORED:
-                if (known.conversation, known.body) != (conversation, body):
-                    raise RefusedError(
-                        f"the id {message_id.hex()} belongs to another message", code=ErrorCode.CONFLICT
-                    )
-                sent = self.tracker.handle(message_id, conversation)
-                seq = known.seq
-                reached = State.STORED if seq is None else self.reached(conversation, seq)
-                self._tell_state(message_id, conversation, reached, seq)
-                return sent
+        elif (over := await self._over(conversation, body, message_id)) is not None:
+            return over
         sent = self.tracker.handle(message_id, conversation)
         await self.journal.write(
             Queue(message_id, conversation, Kind.TEXT, 0, body, time.time_ns() // 1_000_000)
         )
+        if not is_ours and message_id not in self.mailbox.outbox:
+            # It is new, or what waited here under this id was answered, or cancelled, during the write.
+            over = await self._over(conversation, body, message_id)
+            if over is not None:
+                return over
         if message_id in self.mailbox.outbox:
             return await self._resend(message_id)  # it waits here already, perhaps failed or rejected
         self.queued(conversation, body, message_id, self._loop.time())
+        return sent
+
+    async def _over(self, conversation: str, body: bytes, message_id: bytes) -> Sent | None:
+        """The handle of this message, if it needs no sending any more. Raises RefusedError when the id
+        belongs to another one."""
+        known = await self.journal.read(JournalFile.message, message_id)
+        if known is None or known.state in (MessageState.QUEUED, MessageState.REJECTED):
+            return None
+        if (known.conversation, known.body) != (conversation, body):
+            raise RefusedError(
+                f"the id {message_id.hex()} belongs to another message", code=ErrorCode.CONFLICT
+            )
+        if known.state is MessageState.CANCELLED:
+            raise RefusedError("this message was cancelled: send it under a new id", code=ErrorCode.CONFLICT)
+        sent = self.tracker.handle(message_id, conversation)
+        reached = State.STORED if known.seq is None else self.reached(conversation, known.seq)
+        self._tell_state(message_id, conversation, reached, known.seq)
         return sent
 
     async def _resend(self, message_id: bytes) -> Sent:
@@ -123,8 +135,7 @@ class Postbox(Bookkeeper):
         if conversation not in self.mailbox.conversations:
             raise RefusedError(f"no conversation {conversation} is known here", code=ErrorCode.UNKNOWN)
         await self.journal.write()  # what was processed before is written, and the mailbox knows
-        reached = self.mailbox.read(conversation, position, public=public)
-        await self.journal.write(ReadUpTo(conversation, reached, public))
+        await self.journal.write(self.read_up_to(conversation, position, public=public))
         self._touched()
 
     async def settle(self) -> None:

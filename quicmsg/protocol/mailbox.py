@@ -57,6 +57,7 @@ class Mailbox:
         """Put back a conversation from the journal: nothing of it is in memory but what is processed. Its
         marks stay where they were: what has been ticked may be behind an entry that is not processed."""
         conversation.received = conversation.taken = conversation.position
+        self._pass_own(conversation)
         delivered, read = self._marks(conversation)
         conversation.delivered_mark = max(conversation.delivered_mark, delivered)
         conversation.read_mark = max(conversation.read_mark, read)
@@ -173,8 +174,10 @@ class Mailbox:
         )
         if seq <= found.delivered_mark and not told:
             # It was stored long ago, only the answer comes now: nobody will tell again that others have it.
-            read = seq if seq <= found.read_mark else seq - 1
-            self._events.append(events.PositionsChanged(name, (), False, seq - 1, seq, seq - 1, read))
+            # What is said to be read is never more than what is: the journal keeps it.
+            read_to = min(seq, found.read_mark)
+            read_from = min(seq - 1, read_to)
+            self._events.append(events.PositionsChanged(name, (), False, seq - 1, seq, read_from, read_to))
         self._move_marks(found)
 
     def rejected(self, name: str, message_id: bytes, code: int, text: str, now: float) -> None:

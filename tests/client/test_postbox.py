@@ -13,7 +13,7 @@ from quicmsg.client.journal import Journal, JournalFile
 from quicmsg.client.postbox import Postbox
 from quicmsg.client.tracking import Tracker
 from quicmsg.client.values import State, StateChanged
-from quicmsg.errors import ConnectError
+from quicmsg.errors import ConnectError, RefusedError
 from quicmsg.protocol.frames import Entry, Opened
 from quicmsg.protocol.mailbox import Mailbox
 
@@ -120,6 +120,29 @@ async def test_message_answered_while_it_is_cancelled_or_resent(postbox: Postbox
     told = [event.state for event in iter(events.get_nowait, None) if isinstance(event, StateChanged)]
     assert told == [State.STORED]
     assert sent.state is State.STORED
+
+
+@pytest.mark.parametrize("end", ["answered", "cancelled"])
+async def test_message_that_is_over_while_it_is_sent_again(postbox: Postbox, end: str) -> None:
+    """Its id is in the outbox when the program sends it again, and not any more once that is written."""
+    sent = await postbox.queue("@dora", b"text", b"2" * 16)
+    events = postbox.tracker.subscribe()
+    again = asyncio.create_task(postbox.queue("@dora", b"text", b"2" * 16))
+    ends = asyncio.create_task(postbox.cancel(b"2" * 16)) if end == "cancelled" else None
+    for _ in range(2):  # to the command's own task, and in it to the journal
+        await asyncio.sleep(0)
+    if ends is None:
+        postbox.mailbox.accepted("@dora", b"2" * 16, 1, 1, 0.0)
+        postbox.drain()
+        assert await again is sent
+    else:
+        await ends
+        with pytest.raises(RefusedError, match="cancelled"):
+            await again
+    await postbox.settle()
+    told = {event.state for event in iter(events.get_nowait, None) if isinstance(event, StateChanged)}
+    assert told == {State.STORED if ends is None else State.CANCELLED}
+    assert b"2" * 16 not in postbox.mailbox.outbox
 
 
 async def test_sending_a_stored_message_again_tells_how_far_it_has_come(postbox: Postbox) -> None:

@@ -102,6 +102,15 @@ def test_answer_that_comes_after_the_receipts_is_ticked() -> None:
     assert ticks(mailbox) == [(0, 1)]
 
 
+def test_late_answer_says_nothing_of_reading() -> None:
+    """What it reports as read goes into the journal, and a restart would show it: it must be so."""
+    mailbox = opened(9, MemberEntry("bob", 9, 2))
+    mailbox.submit(outbox_row(b"1" * 16, GROUP, 0, 0, b"text", 0.0), 0.0)
+    mailbox.accepted(GROUP, b"1" * 16, 5, 1, 0.0)
+    changed = [event for event in reported(mailbox) if isinstance(event, events.PositionsChanged)]
+    assert [(event.delivered_to, event.read_from, event.read_to) for event in changed] == [(5, 2, 2)]
+
+
 def test_second_answer_to_one_message_ticks_nothing_again() -> None:
     """It came back as a log entry, and the new connection's own Send is answered as well."""
     mailbox = opened(1, MemberEntry("bob", 1, 0))
