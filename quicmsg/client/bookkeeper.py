@@ -20,6 +20,7 @@ from quicmsg.client.journal_writes import (
     MessageState,
     Positions,
     Processed,
+    ReadUpTo,
     Rejected,
     Reset,
     Snapshot,
@@ -152,6 +153,13 @@ class Bookkeeper:
         return True
 
     # ---- the program's side: receiving
+
+    def read_up_to(self, conversation: str, position: int, *, public: bool) -> ReadUpTo:
+        """What was processed before is on the disk; returns what is to be written about the reading. (Who
+        reads in private, and then something older publicly, has made nothing public by it.)"""
+        self.mailbox.read(conversation, position, public=public)
+        known = self.mailbox.conversations[conversation]
+        return ReadUpTo(conversation, known.read, known.read_public)
 
     def take(self, conversation: str | None = None) -> tuple[str, Entry] | None:
         """The next entry that the program should see; what is not for it is processed here.
@@ -319,6 +327,7 @@ def _known(row: ConversationRow, user: str) -> Known:
         resync_until=SEQ_MAX if row.resync else 0,
         delivered_mark=row.delivered_mark,
         read_mark=row.read_mark,
+        own=set(row.own),
     )
     known.members.update((name, (delivered, read)) for name, delivered, read in row.members)
     known.told, known.read_told = known.members.get(user, (0, 0))

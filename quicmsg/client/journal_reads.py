@@ -62,7 +62,9 @@ class JournalReader:
         server must be told. Entries sent from this device move the position too, but nobody waits for their
         receipt."""
         nameless = self._all("SELECT 1 FROM message WHERE conversation = ? AND seq IS NULL LIMIT 1", row.name)
-        row = replace(row, resync=True) if nameless else row
+        select = "SELECT seq FROM message WHERE conversation = ? AND seq > ? AND own = 1 ORDER BY seq"
+        own = tuple(seq for (seq,) in self._all(select, row.name, row.position))
+        row = replace(row, resync=bool(nameless), own=own)
         confirmed = next((delivered for user, delivered, _ in row.members if user == self.user), 0)
         if row.position <= confirmed or row.gone:
             return row

@@ -213,7 +213,7 @@ class ConversationRow:
     `ReadUpTo` was for the others too. `owed`: the position that the server has not confirmed (0: none; see
     `JournalReader.load`). `members`: `(user, delivered, read)`, sorted by user. Marks: see `Positions`.
     `gone`: no longer a member. `resync`: since the log was restored, entries are known here without their
-    seq: they may come again."""
+    seq: they may come again. `own`: seqs behind the position that this device sent itself."""
 
     name: str
     epoch: int
@@ -229,6 +229,7 @@ class ConversationRow:
     read_mark: int = 0
     gone: bool = False
     resync: bool = False
+    own: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

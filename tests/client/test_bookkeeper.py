@@ -91,3 +91,27 @@ def test_delivered_stays_delivered_over_a_restart(file: JournalFile) -> None:
     again.opened("@bob", Opened(7, 1, 2, 0, False, (MemberEntry("alice", 0, 0), MemberEntry("bob", 2, 0))))
     ticked = [e for e in iter(again.next_event, None) if isinstance(e, events.PositionsChanged)]
     assert not [e for e in ticked if e.delivered_to > e.delivered_from]
+
+
+def test_answered_before_the_restart_is_not_ticked_again_when_it_comes_as_an_entry(file: JournalFile) -> None:
+    """Our own message behind somebody else's is stored and ticked; the log then brings both."""
+    file.apply([Queue(b"m" * 16, "@bob", 0, 0, b"", 1), Conversation("@bob", 7, 2, 1, stale=True)])
+    file.apply([Stored(b"m" * 16, 2, 1, 7), Positions("@bob", (("bob", 2, 0),), False, 2, 0)])
+    mailbox = restarted(file)
+    mailbox.opened("@bob", Opened(7, 1, 2, 0, False, (MemberEntry("alice", 0, 0), MemberEntry("bob", 2, 0))))
+    mailbox.delivered("@bob", entry(1), 0.0)
+    assert mailbox.conversations["@bob"].received == 2
+    mailbox.delivered("@bob", Entry(2, b"m" * 16, "alice", ME, 0, 0, b"", 1), 0.0)
+    reported = list(iter(mailbox.next_event, None))
+    ticked = [event for event in reported if isinstance(event, events.PositionsChanged)]
+    assert not [event for event in ticked if event.delivered_to > event.delivered_from]
+
+
+def test_what_was_read_in_private_stays_so_over_a_restart(file: JournalFile) -> None:
+    """Then something older is read publicly: that says nothing of the rest, now or after a restart."""
+    file.apply([Processed("@bob", 2, (entry(1), entry(2)), 7)])
+    books = Silent(None, restarted(file), lambda: None)  # type: ignore[arg-type]
+    file.apply([books.read_up_to("@bob", 2, public=False)])
+    file.apply([books.read_up_to("@bob", 1, public=True)])
+    found = restarted(file).conversations["@bob"]
+    assert (found.read, found.read_public) == (2, False)
