@@ -283,11 +283,13 @@ def _directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _collected() -> Iterator[None]:
-    """Garbage is collected at the end only, so that finalizers run at no other time than in the next run."""
-    gc.collect()
+    """Garbage is collected at the end only, so that finalizers run at no other time than in the next run.
+    What was there before is left out of it: to look through it costs as much as a fifth of a seed."""
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
         gc.collect()
+        gc.unfreeze()
         gc.enable()

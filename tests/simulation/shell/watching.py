@@ -52,8 +52,8 @@ def journal_class(note: Note, names: dict[bytes, str]) -> type[JournalFile]:
             super().__init__(*arguments, **options)
             self._name = names[options["device"]]
 
-        def apply(self, writes: Sequence[Write]) -> list[RefusedError | None]:
-            results = super().apply(writes)
+        def apply(self, writes: Sequence[Write], *options: Any) -> list[RefusedError | None]:
+            results = super().apply(writes, *options)
             for write, refusal in zip(writes, results, strict=True):
                 if refusal is None:
                     _note_write(note, self._name, self.user, write)
