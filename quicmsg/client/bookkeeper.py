@@ -154,11 +154,13 @@ class Bookkeeper:
 
     # ---- the program's side: receiving
 
-    def read_up_to(self, conversation: str, position: int, *, public: bool) -> ReadUpTo:
+    def read_up_to(self, conversation: str, position: int, *, public: bool) -> ReadUpTo | None:
         """What was processed before is on the disk; returns what is to be written about the reading. (Who
         reads in private, and then something older publicly, has made nothing public by it.)"""
-        self.mailbox.read(conversation, position, public=public)
         known = self.mailbox.conversations[conversation]
+        before = known.read
+        if self.mailbox.read(conversation, position, public=public) == before:
+            return None
         return ReadUpTo(conversation, known.read, known.read_public)
 
     def take(self, conversation: str | None = None) -> tuple[str, Entry] | None:

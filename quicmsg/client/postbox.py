@@ -135,7 +135,9 @@ class Postbox(Bookkeeper):
         if conversation not in self.mailbox.conversations:
             raise RefusedError(f"no conversation {conversation} is known here", code=ErrorCode.UNKNOWN)
         await self.journal.write()  # what was processed before is written, and the mailbox knows
-        await self.journal.write(self.read_up_to(conversation, position, public=public))
+        write = self.read_up_to(conversation, position, public=public)
+        if write is not None:
+            await self.journal.write(write)
         self._touched()
 
     async def settle(self) -> None:

@@ -111,7 +111,9 @@ def test_what_was_read_in_private_stays_so_over_a_restart(file: JournalFile) -> 
     """Then something older is read publicly: that says nothing of the rest, now or after a restart."""
     file.apply([Processed("@bob", 2, (entry(1), entry(2)), 7)])
     books = Silent(None, restarted(file), lambda: None)  # type: ignore[arg-type]
-    file.apply([books.read_up_to("@bob", 2, public=False)])
-    file.apply([books.read_up_to("@bob", 1, public=True)])
+    write = books.read_up_to("@bob", 2, public=False)
+    assert write is not None
+    file.apply([write])
+    assert books.read_up_to("@bob", 1, public=True) is None
     found = restarted(file).conversations["@bob"]
     assert (found.read, found.read_public) == (2, False)
