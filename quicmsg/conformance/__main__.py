@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from quicmsg.conformance import framing, groups, messages, positions, signing
+from quicmsg.conformance import framing, groups, messages, positions, resuming, signing
 from quicmsg.conformance.checking import Check, Result, World, preflight, start
 from quicmsg.errors import QuicmsgError
 
 CHECKS: tuple[Check, ...] = (
     *framing.check.all,
     *signing.check.all,
+    *resuming.check.all,
     *messages.check.all,
     *positions.check.all,
     *groups.check.all,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from aioquic.tls import SessionTicket
+
 from quicmsg.conformance import wire
 from quicmsg.conformance.link import Gone, Link, SilenceError, connect
 from quicmsg.conformance.peer import Device, Session, UnexpectedError
@@ -48,9 +50,11 @@ class World:
     async def __aexit__(self, *failure: object) -> None:
         await self._stack.aclose()
 
-    async def link(self) -> Link:
-        """A fresh connection; nothing was said on it."""
-        return await self._stack.enter_async_context(connect(*self._where))
+    async def link(
+        self, *, ticket: SessionTicket | None = None, early: Callable[[Link], None] | None = None
+    ) -> Link:
+        """A fresh connection; nothing was said on it, but what `early` says (see `connect`)."""
+        return await self._stack.enter_async_context(connect(*self._where, ticket=ticket, early=early))
 
     async def session(self, device: Device | None = None, *, code: str = "") -> Session:
         """A device (a new user's, if none is given) that is signed in."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -126,6 +126,9 @@ class Link(QuicConnectionProtocol):
         self._aborted: set[int] = set()
         self._gone: Gone | None = None
         self._next_number = 0
+        self.tickets: list[tls.SessionTicket] = []
+        """What the server gave to resume this connection with."""
+        self.handshake: events.HandshakeCompleted | None = None
 
     @property
     def binding(self) -> bytes:
@@ -150,6 +153,8 @@ class Link(QuicConnectionProtocol):
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
         match event:
+            case events.HandshakeCompleted():
+                self.handshake = event
             case events.StreamDataReceived():
                 self._data_received(event)
             case events.StreamReset():
@@ -186,20 +191,35 @@ class Link(QuicConnectionProtocol):
 
 
 @contextlib.asynccontextmanager
-async def connect(host: str, port: int, ca_file: Path | None) -> AsyncIterator[Link]:
-    """A connection whose handshake is complete. Raises ConnectError and CertificateError."""
+async def connect(
+    host: str,
+    port: int,
+    ca_file: Path | None,
+    *,
+    ticket: tls.SessionTicket | None = None,
+    early: Callable[[Link], None] | None = None,
+) -> AsyncIterator[Link]:
+    """A connection whose handshake is complete. Raises ConnectError and CertificateError. `ticket`: of the
+    connection to resume; `early`: says something before the handshake, which is sent if the ticket allows."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except OSError as error:
         raise ConnectError(f"the name {host} does not resolve: {error}") from error
     family, address = found[0][0], found[0][4]
-    quic = Exporting(configuration=_configuration(host, ca_file))
+    configuration = _configuration(host, ca_file)
+    configuration.session_ticket = ticket
+    tickets: list[tls.SessionTicket] = []
+    quic = Exporting(configuration=configuration, session_ticket_handler=tickets.append)
     transport, link = await loop.create_datagram_endpoint(
         lambda: Link(quic), local_addr=("::" if family is socket.AF_INET6 else "0.0.0.0", 0), family=family
     )
+    link.tickets = tickets
     try:
-        await _handshake(link, address, f"{host}:{port}")
+        link.connect(address)
+        if early is not None:
+            early(link)
+        await _handshake(link, f"{host}:{port}")
         yield link
         link.close()
         await link.wait_closed()
@@ -220,8 +240,7 @@ def _configuration(host: str, ca_file: Path | None) -> QuicConfiguration:
     return configuration
 
 
-async def _handshake(link: Link, address: Any, where: str) -> None:
-    link.connect(address)
+async def _handshake(link: Link, where: str) -> None:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await link.wait_connected()

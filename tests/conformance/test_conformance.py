@@ -81,6 +81,8 @@ def test_the_real_server_keeps_every_rule(server: Running) -> None:
         ("M25", "session.ServerSession._check_position = lambda *_: None"),
         ("M33", "session.ServerSession._handle_sign_in = deaf(session.ServerSession._handle_sign_in)"),
         ("M41", "server_conversations.frames.SERVER_KINDS = frozenset()"),
+        ("M42", "resuming.ServerTickets.take = lambda self, name: self._tickets.get(name)"),
+        ("M42", "resuming.ResumingConnection._update_traffic_key = QuicConnection._update_traffic_key"),
         ("M8", "signin_everybody()"),
     ],
 )
@@ -93,7 +95,9 @@ def test_a_planted_bug_is_found(rule: str, bug: str, tmp_path: Path) -> None:
 
 
 PLANTING = """
+from aioquic.quic.connection import QuicConnection
 from quicmsg.protocol import channels, frames, server as session, server_conversations
+from quicmsg.transport import resuming
 
 def forget_names(handle_open):
     def planted(self, channel, frame):
