@@ -24,6 +24,10 @@ _CLIENT: Final = (
 COMMANDS: Final = {
     "serve": ("quicmsg.server.__main__", "serve"),
     "invite": ("quicmsg.server.__main__", "invite"),
+    "fsck": ("quicmsg.server.upkeep", "fsck"),
+    "backup": ("quicmsg.server.upkeep", "backup"),
+    "restore": ("quicmsg.server.upkeep", "restore"),
+    "new-epoch": ("quicmsg.server.upkeep", "new_epoch"),
     **{name: ("quicmsg.client.cli", name) for name in _CLIENT},
     # All of `python -m quicmsg.client`; its `invite` adds somebody to a group, the one above to a server.
     "client": ("quicmsg.client.cli", "client"),

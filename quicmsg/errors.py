@@ -9,6 +9,7 @@ QuicmsgError
 ├── OfflineError            the link is down and the policy is offline="fail"             exit 3
 ├── ConfigurationError      a flag, file, directory or variable that cannot be used       exit 1
 ├── StorageError            this computer's disk or database does not work                exit 1
+│   ├── DiskFullError       no room: nothing was written, and it may be tried again       exit 1
 │   └── DamagedError        one message that is not what was written                      exit 1
 ├── ProtocolError           the peer broke the protocol (bytes from outside)
 └── LocalProtocolError      our own caller broke the protocol (a bug on this side)
@@ -127,6 +128,10 @@ class ConfigurationError(QuicmsgError):
 
 class StorageError(QuicmsgError):
     """The database of this process cannot be read or written; nothing was promised that is not there."""
+
+
+class DiskFullError(StorageError):
+    """There is no room for it. Nothing of it happened; once there is room it can be tried again."""
 
 
 class DamagedError(StorageError):

@@ -211,6 +211,13 @@ STORE_TAIL_ROWS: Final = 1_000
 """The newest messages, which are checked at each start: what a crash may have hurt, in a few milliseconds."""
 STORE_DAMAGES_MAX: Final = 1_000
 """What a check of a damaged file tells: more would not be read, and the remedy is the same."""
+STORE_DAMAGES_SHOWN: Final = 20
+"""Of them on a person's screen."""
+STORE_WITNESS_INTERVAL: Final = 10.0
+"""How often a busy store notes beside the database how far it has come: that costs an fsync. What is put
+back by hand from a copy that is younger than this, after a kill -9, is not noticed by it."""
+STORE_FULL_RETRY: Final = 2.0
+"""After so long a store whose disk is full tries again: soon after somebody made room."""
 DAMAGED_RETRY_AFTER: Final = 60.0
 """What a client is asked to wait before it opens a conversation anew whose next message is damaged on the
 server's disk: only a person can cure that, so asking often helps nobody."""
@@ -242,6 +249,12 @@ SEND_BURST: Final = 20_000
 """Tokens at once: a long file piped in, or everything that was written in a week without a network."""
 SEND_TOKEN_SIZE: Final = 1024
 """A Send costs a token, and one more for each full KiB of its body; an Open costs one."""
+ACK_COST: Final = 0.05
+"""Tokens of an Ack or a Read: little, but not nothing. 4,000 a second, for ever."""
+CONTROL_RATE: Final = 50.0
+"""Frames per second and session on the control channel, long-term; beyond it the session ends. A client says
+a ping a second, and what its person asks for; a packet of nothing but pings is 200 of them."""
+CONTROL_BURST: Final = 5_000
 FETCH_TOKEN_ENTRIES: Final = 10
 """A Fetch costs a token, and one more for so many entries that it asks for: they are read from the disk."""
 REQUEST_RATE: Final = 2.0

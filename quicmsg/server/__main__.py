@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 import sys
 import time
@@ -15,15 +16,10 @@ from quicmsg.config import format_address, parse_address
 from quicmsg.errors import QuicmsgError
 from quicmsg.limits import DEFAULT_PORT, INVITE_CODE_LIFETIME
 from quicmsg.server import Server, make_code
+from quicmsg.server.options import DATA, STORE
 from quicmsg.server.settings import Settings
 from quicmsg.store import MakeCode
 from quicmsg.store.sqlite import SqliteStore
-
-DATA = click.option(
-    "--data", type=click.Path(path_type=Path, file_okay=False), default=Path("data"), show_default=True,
-    help="Directory of the database and the server's own keys.",
-)  # fmt: skip
-STORE = click.option("--store", metavar="URL", help="sqlite:PATH; default: a file in the data directory.")
 
 
 @click.command("serve", context_settings={"auto_envvar_prefix": "QUICMSG", "show_default": True})
@@ -81,7 +77,7 @@ def invite(data: Path, store: str | None) -> None:
     """Print a one-time code with which a new user can sign in to an invite-only server (which must not
     be running on the same data directory)."""
     try:
-        database = SqliteStore(Settings((), data, data, store).store_path(), epoch_source=_no_epoch)
+        database = SqliteStore(Settings((), data, data, store).store_path(), epoch_source=_draw_epoch)
         code = make_code()
         expires = time.time_ns() // 1_000_000 + int(INVITE_CODE_LIFETIME * 1000)
         database.execute([MakeCode("invite", "", code, expires)])
@@ -92,8 +88,8 @@ def invite(data: Path, store: str | None) -> None:
     click.echo(code)
 
 
-def _no_epoch() -> int:
-    return time.time_ns()
+def _draw_epoch() -> int:
+    return secrets.randbits(62) + 1
 
 
 def _run(settings: Settings) -> int:

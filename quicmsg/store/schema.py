@@ -95,6 +95,11 @@ def connect(path: Path) -> Connection:
     )
 
 
+def is_full(error: Exception) -> bool:
+    """Whether it failed for want of room: nothing was committed, and room can be made."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
 def prepare(connection: Connection, path: Path) -> None:
     """Make the writing connection ready: settings, then the newest tables. Raises ConfigurationError."""
     if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:

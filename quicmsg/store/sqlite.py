@@ -8,21 +8,36 @@ so that they neither wait for the writer nor hold it up (WAL). Start reading at 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from quicmsg.errors import ConfigurationError, DamagedError, StorageError
+from quicmsg.errors import ConfigurationError, DamagedError, DiskFullError, StorageError
 from quicmsg.limits import STORE_DAMAGES_MAX, STORE_FEED_SCAN_MAX
-from quicmsg.store import Change, LogEntry, Operation, Result, chain, check, rules, schema
+from quicmsg.store import (
+    Change,
+    LogEntry,
+    OpenConversation,
+    Opened,
+    Operation,
+    Result,
+    chain,
+    check,
+    rules,
+    schema,
+)
 from quicmsg.store.lock import FileLock
 from quicmsg.store.sqlite_operations import Operations
 from quicmsg.store.sqlite_tables import Tables
+from quicmsg.store.witness import RESTORING, Witness, sync_directory
 
 logger = logging.getLogger(__name__)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _ENTRIES = """SELECT message.conversation, seq, sender, message.device, message_id, kind, encoding,
     stored_at_ms, body, chain, name, key
@@ -49,28 +64,36 @@ class SqliteStore:
         epoch_source: Callable[[], int],
         connect: Callable[[Path], schema.Connection] = schema.connect,
     ) -> None:
-        """Open the file, or make it; `epoch_source` gives the epoch of a log that has none yet.
-
-        A copy of the file that was restored from a backup must get a new epoch: delete the row `epoch`
-        of its table `meta` before it is opened. Raises ConfigurationError, in words for who runs it.
+        """Open the file, or make it; `epoch_source` gives the epoch of a log that has none yet, or that was
+        put back from an older copy (see `witness.py`). With a `connect` of one's own there is no witness: a
+        real file says nothing about a simulated disk. Raises ConfigurationError, in words for who runs it.
         """
         self._path = path
         self._broken = False
         self._damages: set[tuple[str, int]] = set()
+        self._doubts = 0
+        self._witness = Witness(path) if connect is schema.connect else None
         with _opening(path):
             _make_directory(path.parent)
             self._lock = FileLock(path.with_name(path.name + ".lock"), purpose=str(path))
         try:
             with _opening(path):
+                if path.with_name(path.name + RESTORING).exists():
+                    raise ConfigurationError(
+                        f"putting a backup in place of {path} was interrupted: "
+                        "run  quicmsg restore FILE  again"
+                    )
                 _make_private(path)
                 self._writer = connect(path)
                 schema.prepare(self._writer, path)
                 self._check_tail()
-                self.epoch = self._load_epoch(epoch_source)
                 self._tables = Tables(self._writer)
+                self.epoch = self._load_epoch(epoch_source)
                 self._reader = connect(path)
                 schema.prepare_reader(self._reader)
+                self._places = self._find_places()
         except BaseException:
+            self._broken = True
             self.close()
             raise
         self._operations = Operations(self._tables, self.epoch)
@@ -78,9 +101,10 @@ class SqliteStore:
     # ---- operations
 
     def execute(self, operations: Sequence[Operation]) -> list[Result]:
-        """Run the operations as one transaction. Raises StorageError, and from then on always: after a
-        failed commit nobody knows what the disk holds, and asking again may be answered with a lie
-        (an fsync that is repeated succeeds without writing). The process has to start anew."""
+        """Run the operations as one transaction. Raises DiskFullError: nothing of it happened, and it may
+        be tried again. Raises StorageError, and from then on always: after a failed commit nobody knows
+        what the disk holds, and asking again may be answered with a lie (an fsync that is repeated succeeds
+        without writing). The process has to start anew."""
         if self._broken:
             raise StorageError(f"{self._path} failed before; the server has to be started again")
         try:
@@ -89,16 +113,30 @@ class SqliteStore:
             self._tables.flush()
             self._writer.execute("COMMIT")
         except schema.ERRORS as error:
+            if schema.is_full(error):
+                self._roll_back()
+                raise DiskFullError(f"no room left for {self._path}: make room on that disk") from error
             self._broken = True  # closing the connection rolls back
             raise StorageError(f"cannot write {self._path}: {error}") from error
         except BaseException:
             self._broken = True
             raise
+        if self._find_places() != self._places:
+            # What was committed is in files without a name: it ends with this process.
+            self._broken = True
+            raise StorageError(f"{self._path} was removed or replaced while the server ran")
         self._tables.settle()
+        if self._witness is not None:
+            self._witness.note(self._tables.change)
+        for operation, result in zip(operations, results, strict=True):
+            if type(result) is Opened and result.reset:
+                self._tell_doubt(operation, result)
         return results
 
     def close(self) -> None:
         """Close the file and let another process have it."""
+        if not self._broken and self._witness is not None:
+            self._witness.end(self._tables.change)
         for name in ("_reader", "_writer"):
             connection: schema.Connection | None = getattr(self, name, None)
             if connection is not None:
@@ -209,13 +247,51 @@ class SqliteStore:
             )
 
     def _load_epoch(self, epoch_source: Callable[[], int]) -> int:
+        if self._witness is not None:
+            return self._witness.begin(self._writer, self._tables.change, epoch_source)
         rows = self._writer.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchall()
-        if rows:
-            epoch: int = rows[0][0]
-            return epoch
-        epoch = epoch_source()
-        self._writer.execute("INSERT INTO meta (name, value) VALUES ('epoch', ?)", (epoch,))
+        epoch: int = rows[0][0] if rows else epoch_source()
+        if not rows:
+            self._writer.execute("INSERT INTO meta (name, value) VALUES ('epoch', ?)", (epoch,))
         return epoch
+
+    def _find_places(self) -> list[tuple[int, int]]:
+        """Which files have the names of ours; of a simulated disk there are none."""
+        if self._witness is None or sys.platform == "win32":  # there a file in use cannot be removed
+            return []
+        found = []
+        for path in (self._path, self._path.with_name(self._path.name + "-wal")):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_dev, status.st_ino))
+        return found
+
+    def _roll_back(self) -> None:
+        """Nothing was committed: forget what the batch has changed in memory, too."""
+        with contextlib.suppress(*schema.ERRORS):  # SQLite may have rolled back by itself
+            self._writer.execute("ROLLBACK")
+        try:
+            self._tables = Tables(self._writer)
+        except schema.ERRORS as error:
+            self._broken = True
+            raise StorageError(f"cannot read {self._path}: {error}") from error
+        self._operations = Operations(self._tables, self.epoch)
+
+    def _tell_doubt(self, operation: Operation, result: Opened) -> None:
+        """A client has seen more of a log than there is. It is reset (see `OpenConversation`), but others
+        may come later, when their positions look possible again. Its word alone begins no new epoch: any
+        stranger could make everybody fetch everything as often as he likes."""
+        if not isinstance(operation, OpenConversation) or operation.epoch != self.epoch:
+            return
+        self._doubts += 1
+        if self._doubts & (self._doubts - 1) == 0:  # the 1st, 2nd, 4th, 8th ... time
+            logger.error(
+                "! %s (device %s) has message %d of %s, whose log ends at %d: it lies, or this database was "
+                "put back from an older copy. If you did that: stop the server, run  quicmsg new-epoch, and "
+                "start it again (doubt %d)",
+                operation.user, operation.device.hex(), operation.position, operation.conversation,
+                result.head, self._doubts,
+            )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -224,11 +300,15 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = "name a data directory that this user may write to"
+        if error.errno in _NO_ROOM:
+            remedy = "make room on that disk"
         raise ConfigurationError(
-            f"cannot use {error.filename or path}: {error.strerror}; "
-            "name a data directory that this user may write to"
+            f"cannot use {error.filename or path}: {error.strerror}; {remedy}"
         ) from error
     except schema.ERRORS as error:
+        if schema.is_full(error):
+            raise ConfigurationError(f"no room left for {path}: make room on that disk") from error
         raise ConfigurationError(
             f"cannot open {path}: {error}; if it is damaged, put a backup in its place, "
             "or name another data directory"
@@ -240,7 +320,7 @@ def _make_directory(directory: Path) -> None:
     if directory.is_dir():
         return
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _sync_directory(directory.parent)
+    sync_directory(directory.parent)
 
 
 def _make_private(path: Path) -> None:
@@ -249,14 +329,4 @@ def _make_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """What is safe on the disk helps nobody when its name is not. (Windows has no such call.)"""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    sync_directory(path.parent)

@@ -102,6 +102,11 @@ class Tables:
         self._change: int = self._one("SELECT coalesce(max(change), 0) FROM conversation")[0]
         self._last_conversation: int = self._one("SELECT coalesce(max(id), 0) FROM conversation")[0]
 
+    @property
+    def change(self) -> int:
+        """The latest change number."""
+        return self._change
+
     # ---- the batch
 
     def flush(self) -> None:

@@ -11,16 +11,18 @@ can crash.
 from __future__ import annotations
 
 import functools
+import logging
 import queue
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from quicmsg.errors import StorageError
-from quicmsg.limits import COMMIT_BATCH_MAX, STORE_QUEUE_MAX, THREAD_SWITCH_INTERVAL
+from quicmsg.errors import DiskFullError, StorageError
+from quicmsg.limits import COMMIT_BATCH_MAX, STORE_FULL_RETRY, STORE_QUEUE_MAX, THREAD_SWITCH_INTERVAL
 from quicmsg.store import Operation, Result, Store
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _Call = Callable[[], None]
 _Submission = tuple[Operation, Callable[[Result], None]]
@@ -74,6 +76,7 @@ class Writer:
         self._closed = False
         self._failed = False
         self._reported = False
+        self._ending = threading.Event()  # a full disk is not waited for any more
         self._submissions: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         sys.setswitchinterval(min(sys.getswitchinterval(), THREAD_SWITCH_INTERVAL))
@@ -107,6 +110,7 @@ class Writer:
         """Finish what is queued, deliver it, and end the threads; the store stays open. It blocks for as
         long as that takes, and may be called from any thread. Later submissions are ignored."""
         self._closed = True
+        self._ending.set()
         self._submissions.put(None)
         self._reads.put(None)
         for thread in self._threads:
@@ -134,8 +138,26 @@ class Writer:
         return False
 
     def _commit(self, batch: Sequence[_Submission]) -> None:
-        results = self._store.execute([operation for operation, _ in batch])
+        results = self._execute([operation for operation, _ in batch])
         self._answer([callback for _, callback in batch], results)
+
+    def _execute(self, operations: Sequence[Operation]) -> list[Result]:
+        """Run them, as soon as the disk has room for them. Until then nobody gets an answer, which is the
+        truth: clients keep their messages, and show that nothing confirms them. Reads go on."""
+        waited = False
+        while True:
+            try:
+                results = self._store.execute(operations)
+            except DiskFullError as error:
+                if not waited:
+                    logger.error("! %s; until then nothing is stored", error)
+                waited = True
+                if self._ending.wait(STORE_FULL_RETRY):
+                    raise
+            else:
+                if waited:
+                    logger.warning("= there is room again: messages are stored")
+                return results
 
     def _run_reads(self) -> None:
         while (call := self._reads.get()) is not None:

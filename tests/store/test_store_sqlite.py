@@ -73,7 +73,7 @@ def test_the_file_is_for_its_owner_only(path: Path, given: Given) -> None:
     """0600 in a 0700 directory, also SQLite's own files and a file that was made carelessly."""
     given.users("ann")
     files = sorted(path.parent.iterdir())
-    assert len(files) == 4, "database, log, shared memory, lock"
+    assert len(files) == 5, "database, log, shared memory, lock, witness"
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     given.store.close()
