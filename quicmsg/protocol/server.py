@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from quicmsg import limits
 from quicmsg.errors import ErrorCode, ProtocolError
 from quicmsg.protocol import events, frames
-from quicmsg.protocol.budget import fetch_cost
+from quicmsg.protocol.budget import Tokens, fetch_cost
 from quicmsg.protocol.channels import ServerChannel
 from quicmsg.protocol.frames import CONTROL, ChangeEntry, Frame
 from quicmsg.protocol.heartbeat import Beat
@@ -43,6 +43,7 @@ class ServerSession(ServerConversations):
         self._hello: frames.Hello | None = None
         self._requests = 0
         self._leaving: tuple[int, str, float] | None = None
+        self._control_tokens = Tokens(limits.CONTROL_RATE, limits.CONTROL_BURST, now)
         self._late_syncs: deque[events.SyncRequested] = deque()
 
     # ---- input from the transport
@@ -212,6 +213,8 @@ class ServerSession(ServerConversations):
         elif self.state is SessionState.SIGNING_IN:
             self._handle_sign_in(frame)
         else:
+            if not self._control_tokens.spend(1, now):
+                raise ProtocolError("too many frames on the control channel", code=ErrorCode.LIMIT)
             self._handle_control(frame, now)
 
     def _handle_sign_in(self, frame: Frame) -> None:

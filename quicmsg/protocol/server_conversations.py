@@ -218,7 +218,7 @@ class ServerConversations(Session):
         if channel.reader.buffered or channel.ended_by_peer:
             self._read(channel, now)
 
-    def _spend(self, channel: ServerChannel, cost: int, now: float) -> None:
+    def _spend(self, channel: ServerChannel, cost: float, now: float) -> None:
         """Of the user's long-term rate; with nothing left the channel is read later, not refused."""
         if not self.budget.sends.spend(cost, now):
             self._starved.add(channel)
@@ -359,12 +359,14 @@ class ServerConversations(Session):
                     )
                 )  # fmt: skip
             case frames.Ack():
+                self._spend(channel, limits.ACK_COST, now)
                 self._check_position(channel, frame.position)
                 if frame.position > channel.acknowledged:
                     channel.acknowledge(frame.position)
                     self._events.append(events.PositionMoved(channel.conversation, frame.position, 0, True))
                     self._want_entries(channel)
             case frames.Read():
+                self._spend(channel, limits.ACK_COST, now)
                 self._check_position(channel, frame.position)
                 self._events.append(
                     events.PositionMoved(channel.conversation, frame.position, frame.position, frame.public)

@@ -342,7 +342,35 @@ def test_threat_18_a_thousand_syncs_wait_their_turn() -> None:
     assert not eve.is_up
 
 
-def test_threat_18_one_session_may_ask_for_so_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threat_18_a_flood_of_pings_ends_the_session() -> None:
+    """Row 18: a packet has room for 200 of them, and each has an answer: the burst, then LIMIT. Another
+    session is answered meanwhile."""
+    rig = Rig()
+    eve, ann = rig.connect("eve"), rig.connect("ann")
+    for _ in range(limits.CONTROL_BURST // 100 - 1):
+        eve.send(0, *(frames.Ping(n) for n in range(100)))
+        eve.session.data_to_send()
+    assert eve.is_up
+    ann.send(0, frames.Ping(7))
+    assert [pong.number for pong in ann.heard(frames.Pong)] == [7]
+    eve.send(0, *(frames.Ping(n) for n in range(200)))
+    assert [close.code for close in eve.heard(frames.Close)] == [ErrorCode.LIMIT]
+
+
+def test_threat_18_acks_that_say_nothing_new_are_paid_for() -> None:
+    """Row 18: a channel full of them is read later; another channel of somebody else is not."""
+    rig = Rig()
+    eve = rig.connect("eve")
+    eve.open(1, "@eve")
+    sends = eve.session.budget.sends
+    sends.spend(sends.level(0.0) - 10, 0.0)
+    eve.send(1, *(frames.Ack(0) for _ in range(10_000)))
+    left = eve.session._channels[1].reader.buffered // len(encode(frames.Ack(0)))
+    assert 10_000 - left == pytest.approx(9 / limits.ACK_COST, abs=2)
+    assert eve.is_up
+
+
+def test_threat_18_one_session_may_ask_for_so_much_at_once() -> None:
     """Row 18: with the disk standing still: OPERATIONS_MAX, whatever the number of channels; another session
     is read on meanwhile."""
     rig = Rig()
