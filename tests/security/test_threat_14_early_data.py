@@ -212,6 +212,7 @@ def test_threat_14_a_server_that_took_early_data_would_store_it(monkeypatch: pyt
     monkeypatch.setattr(ResumingConnection, "_update_traffic_key", MovingConnection._update_traffic_key)
     monkeypatch.setattr(Coupling, "_take_events", take_early_events)
     house, flight = held_back()
+    house.world.run_for(3600.0)
     house.send_again(flight, "10.6.6.6")
     assert house.stored == ["one", "given up"]
 
