@@ -70,7 +70,7 @@ def test_receipt_that_the_feed_has_counted_is_not_lost_with_its_channel() -> Non
     alice.hears_nothing_on("@bob")
     bob.starts()
     bob.receives("hello")
-    story.until(lambda: alice.device.state.cursor >= story.server.store.head(), "alice did not sync", 40.0)
+    story.until(lambda: alice.device.mailbox.cursor >= story.server.store.head(), "alice did not sync", 40.0)
     alice.does_not_see(message, "delivered")
     alice.loses_the_connection()
     alice.sees(message, "delivered", patience=5.0)
@@ -89,7 +89,7 @@ def test_news_that_overtook_the_verdict_is_not_lost_with_the_channel() -> None:
     alice.hears_nothing_on("@bob")  # ... and what comes behind them never arrives
     bob.starts()
     bob.receives("hello")
-    story.until(lambda: alice.device.state.cursor >= story.server.store.head(), "alice did not sync", 3.0)
+    story.until(lambda: alice.device.mailbox.cursor >= story.server.store.head(), "alice did not sync", 3.0)
     alice.does_not_see(message, "stored")
     alice.sees(message, "stored", patience=3.0)
     alice.loses_the_connection()
@@ -121,8 +121,13 @@ def test_more_conversations_than_channels() -> None:
     story = Story(alice=1, bob=1)
     alice, bob = story["alice"], story["bob"]
     groups = [f"#group{number}" for number in range(300)]
-    for group in groups:
+    for group in groups[:100]:
         alice.creates(group, "bob")
+    for group in groups[100:200]:  # nobody may put another into more than a hundred
+        bob.creates(group, "alice")
+    for group in groups[200:]:
+        alice.creates(group)
+        bob.joins(group)
     ids = [alice.sends(group, f"in {group}") for group in groups]
     for message in ids:
         alice.sees(message, "delivered")

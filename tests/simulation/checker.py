@@ -1,8 +1,23 @@
 """Does a history keep the contract? A pure function of what happened, and of what was left at the end.
 
-The names I1 to I10 are those of `docs/guarantees.md`'s model: stored is never lost (I1), one order without
-gaps (I2), shown once (I3), true receipts (I4), one effect per id (I5), progress (I6), a sender's order (I7),
-failed resolves and rejected is never stored (I8), the right body (I9), nothing goes back (I10).
+Each invariant of the model (facts: the delivery contract) and where it is checked in this tier:
+
+| | what must hold | where |
+|---|---|---|
+| I1 | what was told as stored is never lost or renumbered | `on_stored`, `finish` |
+| I2 | one order without gaps; each device shows a prefix of it | `on_committed`, `_in_order` |
+| I3 | nothing is shown twice, also over restarts | `on_shown` |
+| I4 | ticks are true: delivered is on a disk of everybody, read was said | `on_tick` |
+| I5 | one effect per id; each message in exactly one place | `on_committed`, `_check_places` |
+| I6 | progress: once faults stop, everything arrives and is ticked | `finish`, `run.py` |
+| I7 | one sender's order | `_check_order` |
+| I8 | failed resolves, rejected is never stored | `_check_places`; `on_committed`, `on_rejected` |
+| I9 | body and sender are what a member sent | `on_shown`, `on_committed` |
+| I10 | ticks, positions and states never go back, none is told twice | `on_tick`, `on_stored`, `on_stands` |
+| I11 | a stalled conversation delays no other | `on_stored`, `on_shown` in worlds with stalls |
+| I12 | what a session holds is bounded | `bounds.py`, all through the run |
+| I13 | every crash restarts by itself | any exception, and I6 |
+| I14 | nothing happens for who is not signed in | `on_committed`; `strangers.py` |
 """
 
 from __future__ import annotations
@@ -14,7 +29,7 @@ from dataclasses import dataclass, field
 from quicmsg.protocol.frames import Kind
 from quicmsg.server.conversations import key_of
 from simulation.history import Happening
-from simulation.journal import JournalState
+from simulation.journal import OnDisk
 
 
 @dataclass(slots=True)
@@ -30,7 +45,7 @@ class Logged:
 class Final:
     """What one device has at the end."""
 
-    state: JournalState
+    disk: OnDisk
     delivered_marks: dict[str, int]
     read_marks: dict[str, int]
 
@@ -44,6 +59,8 @@ class Checker:
     """Reads a history once, in order; `problems` says what is wrong with it."""
 
     device_ids: dict[str, bytes]
+    patience: float = float("inf")
+    """Seconds within which what is in no stalled conversation has to be stored, and shown."""
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -54,7 +71,14 @@ class Checker:
         self.kept: dict[str, set[bytes]] = defaultdict(set)
         self.shown: dict[str, set[bytes]] = defaultdict(set)
         self.last_shown: dict[tuple[str, str, int], int] = {}
-        self.last_tick: dict[tuple[str, str, int, str], int] = {}
+        self.before_last: dict[tuple[str, str, int], int] = {}
+        self.told: dict[str, set[tuple[bytes, int, str]]] = defaultdict(set)
+        self.begins: dict[tuple[bytes, str], int] = {}
+        self.stood: dict[tuple[str, str, int], int] = {}
+        self.author: dict[bytes, str] = {}
+        self.queued_at: dict[bytes, float] = {}
+        self.committed_at: dict[bytes, float] = {}
+        self.stalled: set[tuple[str, str]] = set()
         self.reads: dict[tuple[str, str, int], int] = defaultdict(int)
         self.reads_now: dict[tuple[str, str, int], int] = defaultdict(int)
         self.queued: dict[tuple[str, str], list[bytes]] = defaultdict(list)
@@ -65,6 +89,7 @@ class Checker:
         self.refused: set[bytes] = set()
         self.unordered: set[bytes] = set()
         self.now = 0.0
+        self._seen = 0
 
     def run(self, happenings: Iterable[Happening]) -> None:
         for now, what, details in happenings:
@@ -72,6 +97,11 @@ class Checker:
             handler = getattr(self, "on_" + what.replace(" ", "_"), None)
             if handler is not None:
                 handler(*details)
+
+    def see(self, happenings: list[Happening]) -> None:
+        """What has happened since the last time."""
+        seen, self._seen = self._seen, len(happenings)
+        self.run(happenings[seen:])
 
     def problem(self, text: str) -> None:
         self.problems.append(f"{self.now:.4f}: {text}")
@@ -86,7 +116,10 @@ class Checker:
             self.problem(f"I5: {message_id.hex()} is twice in {key}")
         if message_id in self.refused:
             self.problem(f"I8: {message_id.hex()} was rejected, and is stored now")
+        if kind == Kind.TEXT and self.device_ids.get(self.author.get(message_id, "")) != device:
+            self.problem(f"I14: {message_id.hex()} is stored in {key}, and its device never queued it")
         self.places[message_id, key] = seq
+        self.committed_at[message_id] = self.now
         log.append(Logged(message_id, device, kind))
 
     def on_joined(self, key: str, user: str, oldest: int) -> None:
@@ -98,6 +131,11 @@ class Checker:
             if queued_in == key and user_of(device) == user:
                 # One may be refused and the next stored, when its sender comes back in between.
                 self.unordered.update(m for m in message_ids if (m, key) not in self.places)
+
+    def on_linked(self, user: str, device: bytes, positions: dict[str, int]) -> None:
+        """A new device starts where the account stands."""
+        for key, position in positions.items():
+            self.begins[device, key] = position
 
     def on_opened(self, key: str) -> None:
         if key.startswith("@"):
@@ -131,11 +169,27 @@ class Checker:
         self.started_at[device] = self.now
         for place in [place for place in self.last_shown if place[0] == device]:
             del self.last_shown[place]
-        for tick in [tick for tick in self.last_tick if tick[0] == device]:
-            del self.last_tick[tick]
+        self.told[device].clear()
+
+    def on_stands(self, device: str, conversation: str, epoch: int, position: int) -> None:
+        """Where a start finds itself in a conversation."""
+        before = self.stood.get((device, conversation, epoch), 0)
+        if position < before:
+            self.problem(f"I10: {device} stood at {before} of {conversation}, and starts at {position}")
+
+    def on_processed(self, device: str, conversation: str, epoch: int, position: int) -> None:
+        place = (device, conversation, epoch)
+        self.stood[place] = max(self.stood.get(place, 0), position)
+
+    def on_stalled(self, device: str, conversation: str) -> None:
+        self.stalled.add((user_of(device), key_of(conversation, user_of(device))))
 
     def on_queued(self, device: str, conversation: str, message_id: bytes) -> None:
-        self.queued[device, key_of(conversation, user_of(device))].append(message_id)
+        self.author.setdefault(message_id, device)
+        self.queued_at.setdefault(message_id, self.now)
+        line = self.queued[device, key_of(conversation, user_of(device))]
+        if message_id not in line:
+            line.append(message_id)
 
     def on_rejected(self, device: str, conversation: str, message_id: bytes, _text: str) -> None:
         key = key_of(conversation, user_of(device))
@@ -155,6 +209,9 @@ class Checker:
 
     def on_stored(self, device: str, conversation: str, epoch: int, seq: int, message_id: bytes) -> None:
         key = key_of(conversation, user_of(device))
+        self._in_time(device, key, self.queued_at[message_id], "stored")
+        if (message_id, epoch, "delivered") in self.told[device]:
+            self.problem(f"I10: {device} is told that {message_id.hex()} is stored, after it was delivered")
         if epoch == self.epoch and self.places.get((message_id, key)) != seq:
             self.problem(f"I1: {device} was told {message_id.hex()} is stored as {seq} in {key}; it is not")
         known = self.stored.get((message_id, epoch))
@@ -165,7 +222,14 @@ class Checker:
             self.stored_at[message_id] = self.now
 
     def on_shown(
-        self, device: str, conversation: str, epoch: int, seq: int, message_id: bytes, body: bytes
+        self,
+        device: str,
+        conversation: str,
+        epoch: int,
+        seq: int,
+        message_id: bytes,
+        body: bytes,
+        sender: str,
     ) -> None:
         key = key_of(conversation, user_of(device))
         if message_id in self.shown[device] or message_id in self.kept[device]:
@@ -173,15 +237,31 @@ class Checker:
         self.shown[device].add(message_id)
         if not body.startswith(message_id):
             self.problem(f"I9: {device} shows another body for {message_id.hex()}")
+        if user_of(self.author.get(message_id, "")) != sender:
+            self.problem(f"I9: {device} shows {message_id.hex()} as sent by {sender}")
+        self._in_time(device, key, self.committed_at.get(message_id, self.now), "shown")
         self._in_order(device, key, epoch, seq, message_id)
 
-    def on_repeated(self, device: str, conversation: str, epoch: int, seq: int, message_id: bytes) -> None:
+    def on_gave_back(self, device: str, conversation: str, epoch: int, seq: int, message_id: bytes) -> None:
+        """The program left it without having processed it: it may come again."""
+        self.shown[device].discard(message_id)
+        place = (device, key_of(conversation, user_of(device)), epoch)
+        self.last_shown[place] = self.before_last.get(place, 0)
+
+    def _in_time(self, device: str, key: str, since: float, what: str) -> None:
+        if self.now - since > self.patience and (user_of(device), key) not in self.stalled:
+            self.problem(f"I11: {device} waited {self.now - since:.2f} s for something of {key} to be {what}")
+
+    def on_repeated(
+        self, device: str, conversation: str, epoch: int, seq: int, message_id: bytes, *_: object
+    ) -> None:
         self._in_order(device, key_of(conversation, user_of(device)), epoch, seq, message_id)
 
     def _in_order(self, device: str, key: str, epoch: int, seq: int, message_id: bytes) -> None:
         last = self.last_shown.get((device, key, epoch), 0)
         if seq <= last:
             self.problem(f"I2: {device} shows {seq} after {last} in {key}")
+        self.before_last[device, key, epoch] = last
         self.last_shown[device, key, epoch] = seq
         if epoch != self.epoch:
             return
@@ -189,7 +269,10 @@ class Checker:
         if seq > len(log) or log[seq - 1].message_id != message_id:
             self.problem(f"I2: {device} shows {message_id.hex()} as {key} {seq}; the log has another")
             return
-        oldest = self.members[key].get(user_of(device), seq)
+        oldest = max(
+            self.members[key].get(user_of(device), seq),
+            self.begins.get((self.device_ids[device], key), 0) + 1,
+        )
         for skipped in range(max(last, oldest - 1), seq - 1):
             if not self._may_skip(device, log[skipped]):
                 self.problem(f"I2: {device} shows {key} {seq} without {skipped + 1}")
@@ -200,7 +283,7 @@ class Checker:
         seen = entry.message_id in self.kept[device] or entry.message_id in self.shown[device]
         return own or seen or entry.kind != Kind.TEXT
 
-    def on_kept(self, device: str, _conversation: str, _epoch: int, _seq: int, message_id: bytes) -> None:
+    def on_kept(self, device: str, message_id: bytes) -> None:
         self.kept[device].add(message_id)
 
     def on_read(self, device: str, conversation: str, epoch: int, position: int) -> None:
@@ -216,6 +299,9 @@ class Checker:
     ) -> None:
         key = key_of(conversation, user_of(device))
         self.ticked.add((message_id, state))
+        if (message_id, epoch, state) in self.told[device]:
+            self.problem(f"I10: {device} is told twice that {key} {seq} is {state}")
+        self.told[device].add((message_id, epoch, state))
         if epoch != self.epoch:
             return
         for user, oldest in self.members[key].items():
@@ -228,8 +314,9 @@ class Checker:
 
     # ---- the end
 
-    def finish(self, finals: dict[str, Final]) -> None:
-        """Everything must have arrived, and every message must be in exactly one place."""
+    def finish(self, finals: dict[str, Final]) -> list[str]:
+        """Everything must have arrived, and every message must be in exactly one place; what is wrong."""
+        safety, self.problems = self.problems, []
         for message_id, epoch in self.stored:
             key, seq = self.stored[message_id, epoch]
             if self.places.get((message_id, key)) != seq:
@@ -239,6 +326,8 @@ class Checker:
             self._check_places(device, final)
             self._check_arrived(device, final)
             self._check_ticks(device, final)
+        unfinished, self.problems = self.problems, safety
+        return safety + unfinished
 
     def _check_order(self) -> None:
         for (device, key), message_ids in self.queued.items():
@@ -253,19 +342,16 @@ class Checker:
                 last = seq
 
     def _check_places(self, device: str, final: Final) -> None:
-        state = final.state
+        disk = final.disk
         for (queued_by, key), message_ids in self.queued.items():
             if queued_by != device:
                 continue
             for message_id in message_ids:
-                found = (
-                    (message_id in state.outbox)
-                    + (message_id in state.messages)
-                    + (message_id in state.cancelled)
-                )
+                places = (disk.outbox, disk.messages, disk.cancelled)
+                found = sum(message_id in place for place in places)
                 if found != 1:
                     self.problem(f"I5: {device} has {message_id.hex()} of {key} in {found} places")
-                if message_id in state.outbox and not state.outbox[message_id][1]:
+                if not disk.outbox.get(message_id, True):
                     self.problem(f"I6: {device} still has {message_id.hex()} of {key} in its outbox")
 
     def _check_arrived(self, device: str, final: Final) -> None:
@@ -274,16 +360,17 @@ class Checker:
             oldest = self.members[key].get(user)
             if oldest is None:
                 continue
+            oldest = max(oldest, self.begins.get((self.device_ids[device], key), 0) + 1)
             for seq in range(oldest, len(log) + 1):
                 entry = log[seq - 1]
                 if entry.kind != Kind.TEXT and entry.device == self.device_ids[device]:
                     continue  # what it did to the group itself may have passed by in another life
-                kept = final.state.messages.get(entry.message_id)
-                if kept is None:
+                if entry.message_id not in final.disk.messages:
                     self.problem(f"I6: {device} never got {key} {seq} of {len(log)}")
                     break
-                if kept.seq != seq and not (kept.seq is None and self.epoch > 1):
-                    self.problem(f"I6: {device} has {key} {seq} as {kept.seq}")
+                kept = final.disk.messages[entry.message_id]
+                if kept != seq and not (kept is None and self.epoch > 1):
+                    self.problem(f"I6: {device} has {key} {seq} as {kept}")
                     break
 
     def _check_ticks(self, device: str, final: Final) -> None:
@@ -297,6 +384,8 @@ class Checker:
             name = key if key.startswith("#") else f"@{others[0] if others else user}"
             if not others:
                 continue
+            if final.read_marks.get(name, 0) > final.delivered_marks.get(name, 0):
+                self.problem(f"I4: {device} has more of {name} read than delivered")
             if final.delivered_marks.get(name, 0) < seq:
                 mark = final.delivered_marks.get(name, 0)
                 self.problem(f"I6: {device} never learnt that {key} {seq} is delivered (mark {mark})")

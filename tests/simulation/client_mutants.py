@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+from quicmsg.client import bookkeeper
+from quicmsg.client.bookkeeper import Bookkeeper
 from quicmsg.limits import SEQ_MAX
 from quicmsg.protocol import events, frames
 from quicmsg.protocol.client import ClientSession
@@ -12,7 +15,6 @@ from quicmsg.protocol.client_conversations import ClientConversations
 from quicmsg.protocol.heartbeat import Beat, Heartbeat
 from quicmsg.protocol.mailbox import Conversation, Mailbox
 from quicmsg.protocol.outbox import Outbox
-from simulation.device import Device
 from simulation.planting import (
     breaks,
     client_crashes,
@@ -51,10 +53,11 @@ def _backwards(unwritten: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _acked_at_once(processed: Callable[..., Any]) -> Callable[..., Any]:
-    def broken(self: Device, name: str, entry: Any, epoch: int) -> None:
+    def broken(self: Bookkeeper, name: str, entry: Any) -> None:
+        epoch = self._out.get(name, self.mailbox.conversations[name].epoch)
         self.mailbox.processed(name, self.mailbox.position_after(name, entry.seq), epoch)
         self._touched()
-        processed(self, name, entry, epoch)
+        processed(self, name, entry)
 
     return broken
 
@@ -141,13 +144,13 @@ plant("sent_backwards", "the outbox is sent newest first", wrap(Outbox, "unwritt
 plant(
     "ack_before_persist",
     "an entry is acknowledged before it is on the disk",
-    wrap(Device, "_processed", _acked_at_once),
+    wrap(Bookkeeper, "processed", _acked_at_once),
     settings=client_crashes,
 )
 plant(
     "receipt_not_owed_after_crash",
     "a crash between processing and Ack costs a tick",
-    (Device, "_owed", lambda self, conversation: 0),
+    wrap(bookkeeper, "_known", lambda known: lambda row, user: known(replace(row, owed=0), user)),
     story="test_devices_and_groups.py:test_crash_between_processing_and_acknowledging_costs_no_tick",
 )
 plant(

@@ -5,6 +5,7 @@ It mirrors `quicmsg/client/connector.py`: one connection at a time, a second one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from quicmsg import limits
@@ -34,6 +35,8 @@ class Connected:
         self.foreground = False
         self.code = ""
         self.running = False
+        self.revoked = False
+        self.on_code: Callable[[str], None] = lambda code: None
         self.mailbox = Mailbox(user, self.device)
         self.link: Link | None = None
         self._kernel = kernel
@@ -68,7 +71,7 @@ class Connected:
                 case events.SignedIn():
                     self._take_over(link)
                 case events.SignInRefused():
-                    raise AssertionError(f"{self.name} was refused: {event.text}")
+                    self._refused(event)
                 case events.SessionEnded():
                     self._ended(link, event)
                 case _ if link is self.link:
@@ -179,6 +182,8 @@ class Connected:
                     racing, self._racing = self._racing, None
                     racing.client.session.close(now=self._kernel.now)
                     self._network.touch(racing.client)
+            case events.RequestDone() if event.text:
+                self.on_code(event.text)
             case events.RequestFailed() | events.RequestDone() | events.PageArrived():
                 self._history.note("answered", self.name, type(event).__name__, event.ref)
             case events.LinkSilent() | events.PongReceived() | events.AddressObserved() | events.GoingAway():
@@ -193,6 +198,16 @@ class Connected:
                 link.abandon(self._random)
         self.link = self._attempt = self._racing = None
         self._backoff = limits.RECONNECT_MIN
+
+    def _refused(self, event: events.SignInRefused) -> None:
+        """Only a device that was removed; it gives up for good."""
+        assert event.code == ErrorCode.REVOKED, f"{self.name} was refused: {event.text}"
+        self._history.note("gave up", self.name)
+        self.revoked = True
+        self.crash()
+
+    def crash(self) -> None:
+        raise AssertionError("a device has a process to end")
 
     def _drain(self) -> None:
         raise AssertionError("a device has a mailbox to drain")

@@ -1,264 +1,243 @@
-"""A client's disk: the writes of the real journal on plain dicts, with a disk that takes its time."""
+"""A client's disk: the real journal file, real group commit, over a disk that takes its time and can crash.
+
+Below SQLite is either plain memory (what was committed survives a killed process, and nothing else does:
+cheap), or the disk of `power.py`, where a crash may also fall inside a commit, and a power cut keeps only
+what was synced.
+"""
 
 from __future__ import annotations
 
+import functools
+import sqlite3
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from typing import Any, TypeVar
 
-from quicmsg.client.journal_writes import (
-    Cancelled,
-    Conversation,
-    Cursor,
-    Left,
-    Positions,
-    Processed,
-    Queue,
-    ReadUpTo,
-    Rejected,
-    Requeued,
-    Reset,
-    Stored,
-    Write,
-)
-from quicmsg.protocol.frames import Entry
+from power import Disk
+
+from quicmsg.client import journal_schema
+from quicmsg.client.journal import Outcome, Request, work
+from quicmsg.client.journal_file import JournalFile
+from quicmsg.client.journal_writes import Cancelled, Processed, Queue, ReadUpTo, Stored, Write
+from quicmsg.errors import QuicmsgError
+from quicmsg.limits import COMMIT_BATCH_MAX
 from simulation.history import History
 from simulation.kernel import Kernel
+from simulation.scratch import fresh_path, remove_traces
+
+T = TypeVar("T")
+Callback = Callable[[QuicmsgError | None], object]
+_disks = 0
 
 
-@dataclass(slots=True)
-class Row:
-    """A conversation on the disk."""
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """What a journal has at the end: (message_id -> is it rejected), (message_id -> seq), ids."""
 
-    epoch: int = 0
-    position: int = 0
-    head: int = 0
-    oldest: int = 1
-    stale: bool = False
-    read: int = 0
-    read_public: bool = True
-    gone: bool = False
-    resync: bool = False
-    members: dict[str, tuple[int, int]] = field(default_factory=dict)
+    outbox: dict[bytes, bool]
+    messages: dict[bytes, int | None]
+    cancelled: set[bytes]
 
 
-@dataclass(slots=True)
-class Kept:
-    """An entry on the disk: shown, or an own message that is stored."""
+class Memory(sqlite3.Connection):
+    """It outlives the process: closing only rolls back."""
 
-    conversation: str
-    seq: int | None
-    own: bool
-
-
-class JournalState:
-    """What is on the disk; `apply` mirrors `quicmsg/client/journal_apply.py`."""
-
-    def __init__(self, name: str, device: bytes, history: History) -> None:
-        self.name = name
-        self.device = device
-        self.epoch = 0
-        self.cursor = 0
-        self.rows: dict[str, Row] = {}
-        self.outbox: dict[bytes, tuple[Queue, bool]] = {}  # message and whether it was rejected
-        self.messages: dict[bytes, Kept] = {}
-        self.by_seq: dict[str, dict[int, bytes]] = {}
-        self.cancelled: dict[bytes, Queue] = {}
-        self._history = history
-
-    def row(self, conversation: str) -> Row:
-        return self.rows.setdefault(conversation, Row())
-
-    def apply(self, write: Write) -> None:
-        match write:
-            case Queue():
-                self.outbox[write.message_id] = (write, False)
-                self._history.note("queued", self.name, write.conversation, write.message_id)
-            case Stored():
-                self._stored(write)
-            case Rejected():
-                if write.message_id in self.outbox:
-                    self.outbox[write.message_id] = (self.outbox[write.message_id][0], True)
-            case Requeued():
-                found = self.outbox.get(write.message_id)
-                if found is not None and found[1]:
-                    del self.outbox[write.message_id]
-                    self.outbox[write.message_id] = (found[0], False)
-            case Cancelled():
-                found = self.outbox.pop(write.message_id, None)
-                if found is not None:
-                    self.cancelled[write.message_id] = found[0]
-                    self._history.note("cancelled", self.name, write.message_id)
-            case Processed():
-                self._processed(write)
-            case ReadUpTo():
-                row = self.row(write.conversation)
-                row.read = max(row.read, write.position)
-                row.read_public = write.public
-                if write.public:
-                    self._history.note("read kept", self.name, write.conversation, row.epoch, row.read)
-            case _:
-                self._apply_position(write)
-
-    def owed(self, conversation: str, user: str) -> int:
-        """The highest entry from elsewhere that the server has not confirmed as processed."""
-        row = self.rows[conversation]
-        confirmed = row.members.get(user, (0, 0))[0]
-        seqs = self.by_seq.get(conversation, {})
-        for seq in range(row.position, confirmed, -1):
-            message_id = seqs.get(seq)
-            if message_id is not None and not self.messages[message_id].own:
-                return seq
-        return 0
-
-    def own_between(self, conversation: str, after: int, up_to: int) -> list[tuple[bytes, int]]:
-        seqs = self.by_seq.get(conversation, {})
-        found = [(seqs[seq], seq) for seq in range(after + 1, up_to + 1) if seq in seqs]
-        return [(message_id, seq) for message_id, seq in found if self.messages[message_id].own]
-
-    # ---- private
-
-    def _apply_position(self, write: Write) -> None:
-        match write:
-            case Positions():
-                row = self.row(write.conversation)
-                if write.whole:
-                    present = {user for user, _, _ in write.members}
-                    row.members = {user: at for user, at in row.members.items() if user in present}
-                for user, delivered, read in write.members:
-                    old = row.members.get(user, (0, 0))
-                    row.members[user] = (max(old[0], delivered), max(old[1], read))
-            case Conversation():
-                row = self.row(write.conversation)
-                row.gone = False
-                row.epoch = row.epoch or write.epoch
-                if row.epoch != write.epoch:
-                    row.stale = True
-                    return
-                row.head, row.oldest = max(row.head, write.head), max(row.oldest, write.oldest)
-                row.stale = write.stale
-            case Reset():
-                self._reset(write)
-            case Cursor():
-                same = self.epoch == write.epoch
-                self.cursor = max(self.cursor, write.cursor) if same else write.cursor
-                self.epoch = write.epoch
-            case Left():
-                row = self.row(write.conversation)
-                row.gone = True
-                row.members.clear()
-            case _:
-                raise AssertionError(f"not modelled: {write}")
-
-    def _stored(self, write: Stored) -> None:
-        found = self.outbox.get(write.message_id, (None,))[0] or self.cancelled.get(write.message_id)
-        if found is None:
-            return
-        self._keep_one(found.conversation, write.message_id, write.seq, write.epoch, own=True)
-
-    def _processed(self, write: Processed) -> None:
-        row = self.row(write.conversation)
-        for entry in write.entries:
-            self._keep(write.conversation, entry, write.epoch)
-        row.epoch = row.epoch or write.epoch
-        if row.epoch == write.epoch:
-            row.position, row.head = max(row.position, write.position), max(row.head, write.position)
-
-    def _keep(self, conversation: str, entry: Entry, epoch: int) -> None:
-        own = entry.message_id in self.outbox or entry.message_id in self.cancelled
-        self._keep_one(conversation, entry.message_id, entry.seq, epoch, own=own)
-
-    def _keep_one(self, conversation: str, message_id: bytes, seq: int, epoch: int, *, own: bool) -> None:
-        row = self.row(conversation)
-        row.epoch = row.epoch or epoch
-        self.outbox.pop(message_id, None)
-        self.cancelled.pop(message_id, None)
-        place = seq if row.epoch == epoch else None
-        seqs = self.by_seq.setdefault(conversation, {})
-        if place is not None and place in seqs and seqs[place] != message_id:
-            place = None
-        kept = self.messages.get(message_id)
-        if kept is None:
-            kept = self.messages[message_id] = Kept(conversation, place, own)
-            self._history.note("kept", self.name, conversation, epoch, seq, message_id)
-        elif kept.seq is None:
-            kept.seq = place
-            kept.own = kept.own or own
-        if kept.seq is not None:
-            seqs[kept.seq] = message_id
-
-    def _reset(self, write: Reset) -> None:
-        row = self.row(write.conversation)
-        row.epoch, row.position, row.head = write.epoch, write.position, write.position
-        row.oldest, row.read, row.stale, row.resync = 1, 0, True, True
-        row.members.clear()
-        for message_id in self.by_seq.pop(write.conversation, {}).values():
-            self.messages[message_id].seq = None
+    def close(self) -> None:
+        if self.in_transaction:
+            self.execute("ROLLBACK")
 
 
-class JournalDisk:
-    """Group commit: what was asked while the disk was busy is the next transaction. A crash drops what was
-    not committed; what was committed may not have been reported yet."""
+class Journal:
+    """`quicmsg.client.journal.Journal` in simulated time, without its thread. `on_death` is called when a
+    crash that was planned (`cut_after`) has happened in a commit."""
 
-    def __init__(self, kernel: Kernel, random: Random, state: JournalState) -> None:
-        self.state = state
+    def __init__(
+        self, kernel: Kernel, random: Random, history: History, *, name: str, user: str, device: bytes,
+        forgetful: bool,
+    ) -> None:  # fmt: skip
         self.slowness = 0.004
+        self.stall_chance = 0.0
+        self.disk: Disk | None = None
+        self.file: JournalFile | None = None
+        self.on_death: Callable[[], None] = lambda: None
         self._kernel = kernel
         self._random = random
-        self._asked: deque[tuple[tuple[Write, ...], Callable[[], None] | None]] = deque()
-        self._batch: list[tuple[tuple[Write, ...], Callable[[], None] | None]] = []
+        self._history = history
+        self._name = name
+        self._user = user
+        self._device = device
+        self._path = fresh_path(name)
+        self._asked: deque[Request] = deque()
+        self._batch: list[Request] = []
+        self._doubtful: tuple[int, list[Request]] | None = None
         self._life = 0
         self._busy = False
+        self._connect: Callable[[Path], Any]
+        if forgetful:
+            self.disk = forgetful_disk(random)
+            self.disk.files = {str(self._path): _disk_template()[0].copy()}
+            self.disk.marked = True
+            self._connect = self.disk.connect
+        else:
+            memory = sqlite3.connect(":memory:", isolation_level=None, factory=Memory)
+            memory.deserialize(_memory_template())
+            self._connect = lambda _path: memory
 
-    def write(self, *writes: Write, done: Callable[[], None] | None = None) -> None:
-        """Commit; `done` is called once it is durable. No writes: only wait for those before."""
-        self._asked.append((writes, done))
-        if not self._busy:
-            self._start()
+    # ---- life
 
-    def crash(self) -> None:
+    def open(self) -> None:
+        """The process starts. It may die in it, if that was planned."""
+        self.file = JournalFile(self._path, user=self._user, device=self._device, connect=self._connect)
+        if self.disk is not None and self._doubtful is not None:
+            number, batch = self._doubtful
+            if self.disk.read_mark() == number:
+                self._note(batch)
+            self._history.note("in doubt", self._name, self.disk.read_mark() == number)
+            self._doubtful = None
+
+    def crash(self, *, power: bool) -> None:
+        """The process is killed, or the power goes."""
         self._life += 1
         self._asked.clear()
         self._batch.clear()
         self._busy = False
+        if self.disk is not None:
+            self.disk.cut(kills=not power)
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        if self.disk is not None:
+            self.disk.power_on()
+
+    def close(self) -> None:
+        """The world ends."""
+        if self.file is not None:
+            self.file.close()
+        if self.disk is not None:
+            self.disk.unregister()
+        remove_traces(self._path)
 
     @property
     def is_busy(self) -> bool:
         return self._busy
 
-    def pending_ids(self) -> set[bytes]:
-        """Ids of entries that are on their way to the disk."""
-        found = set()
-        for writes, _ in (*self._batch, *self._asked):
-            for write in writes:
-                if isinstance(write, Processed):
-                    found.update(entry.message_id for entry in write.entries)
-        return found
+    # ---- the interface of client.bookkeeper.Recorder
+
+    def post(self, write: Write, callback: Callback | None = None) -> None:
+        self._submit(Request((write,), None, lambda _result, error: callback and callback(error)))
+
+    def ask(
+        self,
+        question: Callable[[JournalFile], T],
+        callback: Callable[[T | None, QuicmsgError | None], object],
+    ) -> None:
+        self._submit(Request((), question, callback))
+
+    def flush(self, callback: Callback) -> None:
+        """As `Journal.write()`: everything before is durable."""
+        self._submit(Request((), None, lambda _result, error: callback(error)))
+
+    # ---- what a test may look at
+
+    def contents(self) -> OnDisk:
+        assert self.file is not None
+        rows = self.file._all
+        outbox = rows("SELECT message_id, state = 'rejected' FROM outbox")
+        cancelled = {message_id for (message_id,) in rows("SELECT message_id FROM cancelled")}
+        return OnDisk(dict(outbox), dict(rows("SELECT message_id, seq FROM message")), cancelled)
 
     # ---- private
 
+    def _submit(self, request: Request) -> None:
+        self._asked.append(request)
+        if not self._busy:
+            self._start()
+
     def _start(self) -> None:
         self._busy = True
-        self._batch = list(self._asked)
-        self._asked.clear()
-        self._kernel.call_later(self._random.uniform(0.0005, self.slowness), self._commit, self._life)
+        self._batch = [self._asked.popleft() for _ in range(min(len(self._asked), COMMIT_BATCH_MAX))]
+        delay = self._random.uniform(0.0005, self.slowness)
+        if self.stall_chance and self._random.random() < self.stall_chance:
+            delay += self._random.uniform(0.2, 2.0)
+        self._kernel.call_later(delay, self._commit, self._life)
 
     def _commit(self, life: int) -> None:
         if life != self._life:
             return
-        for writes, _ in self._batch:
-            for write in writes:
-                self.state.apply(write)
-        self._kernel.call_later(self._random.uniform(0.0, 0.001), self._report, life)
+        assert self.file is not None
+        outcomes = work(self.file, self._batch)
+        if self.disk is not None and self.disk.dead:
+            self._doubtful = self.disk.commits, self._batch
+            self._batch = []
+            self.on_death()
+            return
+        self._note([request for request, _, error in outcomes if error is None])
+        self._kernel.call_later(self._random.uniform(0.0, 0.001), self._report, life, outcomes)
 
-    def _report(self, life: int) -> None:
+    def _report(self, life: int, outcomes: list[Outcome]) -> None:
         if life != self._life:
             return
-        batch, self._batch = self._batch, []
+        self._batch = []
         self._busy = False
-        for _, done in batch:
-            if done is not None:
-                done()
+        for request, result, error in outcomes:
+            request.done(result, error)
         if self._asked and not self._busy:
             self._start()
+
+    def _note(self, batch: list[Request]) -> None:
+        """It is durable: the checker has to know."""
+        for request in batch:
+            for write in request.writes:
+                match write:
+                    case Queue():
+                        self._history.note("queued", self._name, write.conversation, write.message_id)
+                    case Cancelled():
+                        self._history.note("cancelled", self._name, write.message_id)
+                    case Stored():
+                        self._history.note("kept", self._name, write.message_id)
+                    case Processed():
+                        place = (write.conversation, write.epoch, write.position)
+                        self._history.note("processed", self._name, *place)
+                        for entry in write.entries:
+                            self._history.note("kept", self._name, entry.message_id)
+                    case ReadUpTo() if write.public:
+                        self._note_read(write.conversation)
+
+    def _note_read(self, conversation: str) -> None:
+        assert self.file is not None
+        select = "SELECT epoch, read FROM conversation WHERE name = ?"
+        ((epoch, read),) = self.file._all(select, conversation)
+        self._history.note("read kept", self._name, conversation, epoch, read)
+
+
+def forgetful_disk(random: Random, *, synchronous: str = "FULL") -> Disk:
+    """A disk of its own name in this process."""
+    global _disks
+    _disks += 1
+    return Disk(f"simulated-{_disks}", random, synchronous=SYNCHRONOUS.get("client", synchronous))
+
+
+SYNCHRONOUS: dict[str, str] = {}
+"""A planted bug sets "client": NORMAL syncs at checkpoints only."""
+
+
+@functools.cache
+def _memory_template() -> bytes:
+    """A fresh journal, since making its tables takes longer than most that happens to it."""
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    journal_schema.prepare(memory, Path("template"))
+    return memory.serialize()
+
+
+@functools.cache
+def _disk_template() -> list[Any]:
+    disk = Disk("simulated-template", Random(0))
+    connection: Any = disk.connect(Path("template"))
+    journal_schema.prepare(connection, Path("template"))
+    disk.mark_commits()
+    connection.close()
+    disk.unregister()
+    return [disk.files["template"]]

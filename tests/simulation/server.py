@@ -1,4 +1,4 @@
-"""The server of a world: the real hub over the memory store, and a disk that takes its time and can crash."""
+"""The server of a world: the real hub over a store (`stored.py`) that takes its time and can crash."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from quicmsg.protocol.frames import Kind
 from quicmsg.protocol.server import ServerSession
 from quicmsg.server.hub import Hub
-from quicmsg.store import Append, Appended, GroupChanged, Operation, Refusal, Result, Store
-from quicmsg.store.memory import MemoryStore
+from quicmsg.store import Operation, Refusal, Result, Store
 from simulation.history import History
 from simulation.kernel import Kernel
 from simulation.network import Link, Network
+from simulation.stored import Backup, Disk, Stored
 
 
 class Environment:
@@ -46,32 +46,21 @@ def sign(public_key: bytes, message: bytes) -> bytes:
     return hashlib.sha512(public_key + message).digest()
 
 
-class Disk:
-    """How the server's commits behave."""
-
-    def __init__(self) -> None:
-        self.commit_max = 0.005
-        self.stall_chance = 0.0
-        self.queue_max = 10_000
-        self.batch_max = 64
-        self.mode = "durable"
-        """A planted bug: "told early" (answered before the commit), "seen early" (read before it)."""
-
-
 class WorldWriter:
-    """Group commit in simulated time. What is executed is durable; answers follow a moment later, so that
-    a crash can fall between the two."""
+    """Group commit in simulated time; answers follow a moment after the commit, so that a crash can fall
+    between the two."""
 
     def __init__(
-        self, kernel: Kernel, random: Random, disk: Disk, store: MemoryStore, history: History,
-        on_room: Callable[[], None],
+        self, kernel: Kernel, random: Random, disk: Disk, stored: Stored, history: History,
+        on_room: Callable[[], None], on_death: Callable[[], None],
     ) -> None:  # fmt: skip
         self._kernel = kernel
         self._random = random
         self._disk = disk
-        self._store = store
+        self._stored = stored
         self._history = history
         self._on_room = on_room
+        self._on_death = on_death
         self._queue: deque[tuple[Operation, Callable[[Result], None]]] = deque()
         self._answers_at = 0.0
         self._reads_at = 0.0
@@ -82,7 +71,7 @@ class WorldWriter:
         self.dead = False
         self.durable: object = None
         if disk.mode != "durable":
-            self.durable = store.snapshot()
+            self.durable = stored.reference.snapshot()
 
     # ---- the interface of store.writer.StoreWriter
 
@@ -123,7 +112,10 @@ class WorldWriter:
     def _commit(self, batch: list[tuple[Operation, Callable[[Result], None]]]) -> None:
         if self.dead:
             return
-        results = execute(self._store, [operation for operation, _ in batch], self._history)
+        results = self._stored.execute([operation for operation, _ in batch], self._history)
+        if results is None:
+            self._on_death()
+            return
         # The answers come one hop later: a crash may fall in between.
         at = self._kernel.now + self._random.uniform(0.0, 0.002)
         self._answers_at = max(self._answers_at, at)
@@ -144,7 +136,7 @@ class WorldWriter:
 
     def _read(self, function: Callable[[Store], Any], callback: Callable[[Any], None]) -> None:
         if not self.dead:
-            self._kernel.call_later(0.0002, self._answer_read, callback, function(self._store))
+            self._kernel.call_later(0.0002, self._answer_read, callback, function(self._stored.store))
 
     def _answer_read(self, callback: Callable[[Any], None], result: Any) -> None:
         if not self.dead:
@@ -154,93 +146,99 @@ class WorldWriter:
     # ---- private: planted bugs
 
     def _submit_early(self, operation: Operation, callback: Callable[[Result], None]) -> None:
-        result = execute(self._store, [operation], self._history)[0]
+        results = self._stored.execute([operation], self._history)
+        assert results is not None, "planted in the memory store only"
         synced = self._kernel.now + self._random.uniform(0.001, 0.02)
         if self._random.random() < 0.1:
             synced += self._random.uniform(0.2, 2.0)
         told = self._kernel.now + 0.0001 if self._disk.mode == "told early" else synced
         self._answers_at = max(self._answers_at, told)
-        self._kernel.call_at(self._answers_at, self._answer, [(operation, callback)], [result])
+        self._kernel.call_at(self._answers_at, self._answer, [(operation, callback)], results)
         self._kernel.call_at(synced, self._sync)
 
     def _sync(self) -> None:
         if not self.dead:
-            self.durable = self._store.snapshot()
-
-
-def execute(store: MemoryStore, operations: list[Operation], history: History) -> list[Result]:
-    """Run operations, and note what they did to the logs."""
-    results = store.execute(operations)
-    for operation, result in zip(operations, results, strict=True):
-        if isinstance(operation, Append) and isinstance(result, Appended) and not result.duplicate:
-            history.note(
-                "committed", operation.conversation, result.seq, operation.message_id, operation.device, 0
-            )
-        elif isinstance(result, GroupChanged):
-            for entry in result.entries:
-                history.note(
-                    "committed",
-                    entry.conversation,
-                    entry.seq,
-                    entry.message_id,
-                    entry.device,
-                    int(entry.kind),
-                )
-                user = entry.sender if entry.kind == Kind.CREATED else entry.body.decode()
-                what = "left" if entry.kind == Kind.LEFT else "joined"
-                oldest = 1 if len(result.entries) > 1 else entry.seq
-                history.note(what, entry.conversation, user, oldest)
-        elif type(operation).__name__ == "OpenConversation" and not isinstance(result, Refusal):
-            history.note("opened", operation.conversation)
-    return results
+            self.durable = self._stored.reference.snapshot()
 
 
 class Server:
     """The server's process, and what survives it."""
 
-    def __init__(self, kernel: Kernel, network: Network, random: Random, history: History) -> None:
+    def __init__(
+        self, kernel: Kernel, network: Network, random: Random, history: History,
+        *, sqlite: bool = False,
+    ) -> None:  # fmt: skip
         self.disk = Disk()
-        self.store = MemoryStore(1)
+        self.stored = Stored(random, self.disk, sqlite=sqlite)
         self.hub: Hub | None = None
+        self.on_crash: Callable[[], None] = lambda: None
         self._kernel = kernel
         self._network = network
         self._random = random
         self._history = history
         self._environment = Environment(kernel)
         self._writer: WorldWriter | None = None
-        self._backup: tuple[object, dict[str, int]] | None = None
+        self._backup: Backup | None = None
+
+    def prepare(self, *operations: Operation) -> None:
+        """Before the world begins: what its people did earlier."""
+        results = self.stored.execute(list(operations), self._history)
+        assert results is not None
+        assert not any(isinstance(result, Refusal) for result in results), results
+
+    def ask(self, operation: Operation) -> None:
+        """From beside, as the server's owner would."""
+        if self._writer is not None and self.hub is not None:
+            self._writer.submit(operation, lambda _result: None)
+        else:
+            self._kernel.call_later(0.5, self.ask, operation)
 
     # ---- life
 
     def start(self) -> None:
+        if self.hub is not None:
+            return
+        if self.stored.store is self.stored.reference:
+            self.stored.open(self._history)
+        if self.stored.disk is not None and self.stored.disk.dead:
+            self.stored.crash(power=False)
+            self.on_crash()
+            return
         self._writer = WorldWriter(
             self._kernel,
             self._random,
             self.disk,
-            self.store,
+            self.stored,
             self._history,
             lambda: self.hub and self.hub.room(),
+            self.crash,
         )
-        self.hub = Hub(self._writer, self._environment, epoch=self.store.epoch, invite_only=False)
+        self.hub = Hub(self._writer, self._environment, epoch=self.stored.epoch, invite_only=False)
         self._network.listener = self
 
     @property
     def is_busy(self) -> bool:
         return self._writer is not None and self._writer.is_busy
 
-    def crash(self) -> None:
-        """Everything that was not committed is gone."""
+    def crash(self, *, power: bool = False) -> None:
+        """What was not committed is gone; with the power also what was not synced."""
         if self.hub is None:
             return
         assert self._writer is not None
-        self._history.note("server crashed")
+        self._history.note("server crashed", power)
         self._writer.dead = True
         self.hub = None
         self._network.listener = None
         self._network.break_all_of(self)
+        self.stored.crash(power=power)
         if self.disk.mode != "durable":
-            self.store.restore(self._writer.durable)
+            self.stored.reference.restore(self._writer.durable)
             self._history.note("lost", self.lengths())
+        self.on_crash()
+
+    def close(self) -> None:
+        """The world ends."""
+        self.stored.end()
 
     def stop(self) -> None:
         """A restart in good order: clients are told."""
@@ -254,24 +252,33 @@ class Server:
             self._kernel.call_later(0.2, self.crash)
 
     def back_up(self) -> None:
-        self._backup = (self.store.snapshot(), self.lengths())
+        if self.hub is not None:
+            self._backup = self.stored.back_up()
 
     def restore(self) -> None:
         """While it is down: go back to the backup, with a new epoch."""
         if self._backup is None or self.hub is not None:
             return
-        self.store.restore(self._backup[0])
-        self.store.epoch += 1
-        self._history.note("restored", self._backup[1], self.members())
+        self.stored.restore(self._backup)
+        self._history.note("restored", self._backup.lengths, self.members())
+
+    @property
+    def store(self) -> Store:
+        return self.stored.store
 
     def lengths(self) -> dict[str, int]:
-        return {key: len(log) for key, log in self.store._state.logs.items()}
+        return self.stored.lengths()
+
+    def log(self, key: str) -> list[bytes]:
+        """The texts of a conversation, without the ids that begin them."""
+        entries = self.stored.reference._state.logs.get(key, [])
+        return [entry.body[16:] for entry in entries if entry.kind == Kind.TEXT]
 
     def members(self) -> dict[str, dict[str, int]]:
         """The first seq that each current member of each conversation may see."""
         return {
             key: {user: member.oldest for user, member in members.items() if member.oldest}
-            for key, members in self.store._state.members.items()
+            for key, members in self.stored.reference._state.members.items()
         }
 
     # ---- connections

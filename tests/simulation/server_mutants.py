@@ -15,7 +15,7 @@ from quicmsg.server.conversations import Conversations
 from quicmsg.store import Append, OpenConversation, rules
 from quicmsg.store.memory import MemoryStore
 from simulation.planting import Patch, breaks, crashes, plant, restores, server_crashes, wrap
-from simulation.server import Disk
+from simulation.stored import Disk
 
 # ---- the server's disk
 

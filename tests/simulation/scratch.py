@@ -1,0 +1,33 @@
+"""Real paths for simulated disks: locks, and files that say who owns what, are real even there."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+_numbers = itertools.count()
+
+
+def fresh_path(name: str) -> Path:
+    """A path that nothing else in this process uses; what is made there is gone when the process ends."""
+    return Path(_directory(os.getpid()).name) / f"{name.replace('/', '-')}-{next(_numbers)}.db"
+
+
+def remove_traces(path: Path) -> None:
+    """Of a world that has ended."""
+    for found in path.parent.glob(f"{path.name}*"):
+        found.unlink()
+
+
+def clean_up() -> None:
+    """For a worker process, which ends without saying so."""
+    _directory(os.getpid()).cleanup()
+
+
+@functools.cache
+def _directory(_process: int) -> tempfile.TemporaryDirectory[str]:
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory("quicmsg", dir=memory if os.access(memory, os.W_OK) else None)
