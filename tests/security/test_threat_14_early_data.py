@@ -17,6 +17,7 @@ from hubrig import Rig
 from quicpair import SERVER, End, World, pinned_aioquic
 from talk import Talk
 
+from quicmsg.errors import ErrorCode
 from quicmsg.limits import HANDSHAKE_TIMEOUT
 from quicmsg.protocol import frames
 from quicmsg.protocol.codec import encode
@@ -204,6 +205,21 @@ def test_threat_14_a_flight_that_was_held_back_is_not_acted_on(came_back: bool) 
     assert end.is_over
     assert house.stored == before
     assert house.sign_ins == 1 + came_back
+
+
+def test_threat_14_the_ticket_of_a_removed_device_signs_nobody_in() -> None:
+    """It resumes a connection, once, and there the device's key is asked for as ever."""
+    house = House()
+    house.visit("one")
+    house.hub.revoke("alice", device_of(KEY), lambda _: None)
+    house.writer.run()
+    end = house.world.dial(Alice("two"), tickets=house.tickets)
+    house.world.run(lambda: end.is_over)
+    assert end.connection.is_resumed
+    assert end.end is not None
+    assert end.end[0] == ErrorCode.REVOKED
+    assert house.stored == ["one"]
+    assert len(house.server.admission.tickets) == 0
 
 
 def test_threat_14_a_server_that_took_early_data_would_store_it(monkeypatch: pytest.MonkeyPatch) -> None:
