@@ -8,10 +8,28 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from quicmsg.errors import ConfigurationError
-from quicmsg.limits import DEFAULT_PORT
+from quicmsg.limits import DEFAULT_PORT, OPEN_FILES_MIN
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such bound
+    resource = None  # type: ignore[assignment]
 
 DEFAULT_CA_FILE: Final = Path("certs/ca.pem")
 """Where a server that is started in this directory puts the certificate of its development CA."""
+
+
+def check_open_files() -> None:
+    """Raise ConfigurationError when this process may not open what it needs: an event loop that runs out of
+    files says so in tracebacks, and a database that does in riddles."""
+    if resource is None:
+        return
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed != resource.RLIM_INFINITY and allowed < OPEN_FILES_MIN:
+        raise ConfigurationError(
+            f"this process may have {allowed} open files, and needs {OPEN_FILES_MIN}: raise the limit "
+            f"(ulimit -n {OPEN_FILES_MIN})"
+        )
 
 
 def parse_address(text: str) -> tuple[str, int]:

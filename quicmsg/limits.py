@@ -103,6 +103,9 @@ RECONNECT_FACTOR: Final = 2.0
 """Back-off with full jitter: 10,000 clients of a restarted server must not come back as one wave."""
 
 # ---- transport ---------------------------------------------------------------------------------
+OPEN_FILES_MIN: Final = 64
+"""What server and client may need at a time, generously: both have about 20 open, however many peers there
+are (one UDP socket serves all)."""
 DEFAULT_PORT: Final = 4433
 STREAM_WINDOW: Final = 256 * 1024
 CONNECTION_WINDOW: Final = 4 * 1024 * 1024
@@ -133,11 +136,6 @@ HANDSHAKES_BURST: Final = 512
 """All users behind one address at once."""
 BUCKETS_MAX: Final = 10_000
 """Addresses that are counted at a time, about 200 bytes each; forged ones only push each other out."""
-PACKETS_PER_SECOND: Final = 2_000
-"""Datagrams of one connection that a server processes, long-term: 2.4 MB/s of data, and a fifth to a third of
-a core at the worst. Beyond it they are lost, which slows an honest sender down."""
-PACKETS_BURST: Final = 8_000
-"""At once: 9 MB, more than all windows of a connection."""
 DATAGRAM_SIZE: Final = 1200
 """QUIC's minimum path MTU; aioquic has no path MTU discovery."""
 UNKNOWN_REPLIES_PER_SECOND: Final = 100
@@ -145,7 +143,13 @@ UNKNOWN_REPLIES_PER_SECOND: Final = 100
 UNKNOWN_REPLIES_BURST: Final = 200
 SOCKET_BUFFER: Final = 4 * 1024 * 1024
 RECEIVE_BATCH: Final = 64
-"""Datagrams read per wake-up: enough to amortise the loop, few enough to stay fair."""
+"""Datagrams read, or processed, per wake-up: enough to amortise the loop, few enough to stay fair."""
+RECEIVE_AHEAD: Final = 4
+"""With more waiting, so many batches are read for one that is processed: reading costs a twentieth of it, and
+what stays in the kernel's buffer is lost by everybody alike."""
+RECEIVE_WAITING_MAX: Final = 4_096
+"""Datagrams that were read and wait for their turn (5 MB); above it who has more than an equal share of them
+loses what comes. A sender takes that for a narrow path, and slows down."""
 TIMER_LATENESS: Final = 0.0005
 """QUIC timers fire a little late, never early or on time: aioquic re-arms the same instant for ever."""
 PTO_INTERVAL_MAX: Final = 0.5
@@ -241,10 +245,10 @@ INVITE_CODE_LIFETIME: Final = 7 * 24 * 3600.0
 CODE_BITS: Final = 80
 LINK_CODES_PER_USER_MAX: Final = 16
 """The newest ones count: who asks for codes in a loop fills no disk."""
-SEND_RATE: Final = 200.0
+SEND_RATE: Final = 20_000.0
 """Tokens per second and user, long-term, shared by all its devices; without one its channels are read later,
-nothing is refused. Far above what people write and most programs say, and a fiftieth of what one core stores;
-the longest flood of one user fills the disk with 200 KiB/s."""
+nothing is refused. About what one core stores, since one user may well be a program: below it users take turns
+at the store (`server/submitter.py`), so a flood costs its sender's messages time, and nobody else's."""
 SEND_BURST: Final = 20_000
 """Tokens at once: a long file piped in, or everything that was written in a week without a network."""
 SEND_TOKEN_SIZE: Final = 1024
@@ -362,7 +366,7 @@ assert CHANNELS_MAX < SERVER_CHANNELS_MAX
 assert DELIVER_WINDOW_SIZE <= STREAM_WINDOW
 assert SUBMIT_WINDOW_SIZE <= STREAM_WINDOW < CONNECTION_WINDOW
 assert CONNECT_TIMEOUT < FAILED_AFTER
-assert PACKETS_BURST * DATAGRAM_SIZE > 2 * CONNECTION_WINDOW, "one full window is never policed"
+assert RECEIVE_WAITING_MAX * DATAGRAM_SIZE > CONNECTION_WINDOW, "one full window fits when nobody else waits"
 assert CONNECTIONS_PER_ADDRESS_MAX <= HANDSHAKES_BURST, "all users of one address may come back at once"
 assert MEMBERS_MAX * (NAME_SIZE_MAX + 24) < FRAME_SIZE_MAX
 assert CONNECT_PATIENCE < FAILED_AFTER, "who cannot connect is told so, before the message is shown as failed"

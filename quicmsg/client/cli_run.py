@@ -68,8 +68,10 @@ def run_program(group: click.Command, name: str, arguments: Sequence[str] | None
 def run(body: Callable[[], Coroutine[Any, Any, int]], *, as_json: bool = False) -> int:
     """Run one command on an event loop of its own, and report what ended it. Returns the exit status."""
     from quicmsg.client.cli_stdio import OutputClosedError
+    from quicmsg.config import check_open_files
 
     try:
+        check_open_files()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_until_signal(body))
     except OutputClosedError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from quicmsg.config import format_address, parse_address
+from quicmsg.config import check_open_files, format_address, parse_address
 from quicmsg.errors import QuicmsgError
 from quicmsg.limits import DEFAULT_PORT, INVITE_CODE_LIFETIME
 from quicmsg.server import Server, make_code
@@ -93,6 +93,7 @@ def _draw_epoch() -> int:
 
 
 def _run(settings: Settings) -> int:
+    check_open_files()
     factory = None
     if sys.platform != "win32":
         import uvloop
@@ -114,12 +115,13 @@ async def _serve(settings: Settings) -> int:
     sys.stdout.flush()
     server.failed.add_done_callback(lambda _: stop.set())
     await stop.wait()
-    if server.failed.done():
+    if not server.failed.done():
+        await server.stop()
+    if server.failed.done():  # also in its last moments: what was not stored was never called stored
         error = server.failed.result()
         click.echo(f"quicmsg: the store failed, nothing more is accepted: {error}", err=True)
         await server.stop(0)
         return error.exit_status
-    await server.stop()
     return 0
 
 
