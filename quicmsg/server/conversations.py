@@ -67,7 +67,6 @@ class Conversations:
 
     def closed(self, peer: Peer, channel: int) -> None:
         """A channel was closed."""
-        peer.refused.discard(channel)
         topic = peer.topics.pop(channel, None)
         if topic is not None:
             self._topics.release(topic)
@@ -130,8 +129,8 @@ class Conversations:
 
     def submit(self, peer: Peer, event: events.MessageSubmitted) -> None:
         session = peer.session
-        if event.channel in peer.refused or self._submitter.is_over_share(session):
-            self._send_away(peer, event.channel)
+        if self._submitter.is_over_share(session):
+            self._send_away(session, event.channel)
             return
         topic = self._topics.use(peer.topics[event.channel].key)
         at_ms = self._environment.time_ms()
@@ -161,16 +160,13 @@ class Conversations:
 
         self._submitter.submit(session, operation, appended)
 
-    def _send_away(self, peer: Peer, channel: int) -> None:
-        """Nothing of it is stored, nor anything that this channel says after it: the client keeps the
-        messages, and sends them in their order on its next channel."""
-        session = peer.session
-        now = self._environment.now()
-        session.answered(now)
-        if channel not in peer.refused:
-            peer.refused.add(channel)
-            text = "too much waits for the disk"
-            session.refuse(channel, ErrorCode.BUSY, text, retry_after=BUSY_RETRY_AFTER)
+    def _send_away(self, session: ServerSession, channel: int) -> None:
+        """Nothing of it is stored: the client keeps its messages, and sends them in their order on its next
+        channel. What this channel has said behind it is sent away as well, since all of that is looked at
+        before any operation is over, and this user's share only grows meanwhile."""
+        session.answered(self._environment.now())
+        text = "too much waits for the disk"
+        session.refuse(channel, ErrorCode.BUSY, text, retry_after=BUSY_RETRY_AFTER)
 
     def deliver(self, peer: Peer, event: events.EntriesWanted) -> None:
         topic = peer.topics[event.channel]

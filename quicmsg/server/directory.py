@@ -38,13 +38,11 @@ class Environment(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A connected session, how to flush it, the topics that it has open (by channel number), and channels
-    that were just sent away (what they had said before they heard of it is not taken)."""
+    """A connected session, how to flush it, and the topics that it has open (by channel number)."""
 
     session: ServerSession
     wake: Callable[[], None]
     topics: dict[int, Topic] = field(default_factory=dict)
-    refused: set[int] = field(default_factory=set)
 
 
 class Directory:

@@ -24,12 +24,9 @@ from quicmsg.limits import (
     HANDSHAKES_PER_SECOND,
     KNOCKS_BURST,
     KNOCKS_PER_SECOND,
-    PACKETS_BURST,
-    PACKETS_PER_SECOND,
     PATH_CHANGES_PER_MINUTE,
     RETRY_ABOVE,
 )
-from quicmsg.transport import guards
 from quicmsg.transport.admission import Admission
 from quicmsg.transport.connection import Connection
 from quicmsg.transport.listener import server_configuration
@@ -58,24 +55,32 @@ def another(packet: bytes, number: int) -> bytes:
 
 @pytest.mark.slow
 def test_threat_01_spoofed_first_packets_hold_little_memory_and_honest_clients_get_in() -> None:
-    """Row 1: 6,000 forged addresses: under 10 MB held (100,000: the soak), an honest client in under 1 s."""
+    """Row 1: 6,000 forged addresses: under 10 MB held (`python -m tests.security --handshakes 100000`), an
+    honest client in under 1 s."""
+    held, seconds = flood(6_000)
+    assert held < 10_000_000, held
+    assert seconds < 1.0
+
+
+def flood(count: int) -> tuple[int, float]:
+    """So many first packets; bytes that they hold, and the time that an honest client needs beside them."""
     world = World(1, latency=0.001)
     server = world.serve(lambda _: Talk())
     packet = first_flight()
     world.network.drop = lambda sender, to, data: to[0].startswith("203.")  # nobody is there
     tracemalloc.start()
-    for number in range(6_000):
+    for number in range(count):
         host = f"203.{number % 100}.{number // 100 % 250}.7"
         server.receive((host, 666), another(packet, number))
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     world.run_for(0.01)
-    assert held < 10_000_000, held
     assert server.admission.half_open == RETRY_ABOVE
     honest = world.dial(Talk())
-    assert world.run(lambda: honest.is_open, limit=1.0) < 1.0
+    seconds = world.run(lambda: honest.is_open, limit=10.0)
     world.run_for(HANDSHAKE_TIMEOUT + 1)
     assert sum(not end.is_over for end in server.ends) == 1
+    return held, seconds
 
 
 def test_threat_02_strangers_get_out_less_than_they_put_in() -> None:
@@ -187,33 +192,6 @@ def test_threat_18_one_address_holds_so_many_connections() -> None:
         one.established()
     assert one.decide(packet, ("2001:db8::ffff", 1), 1000.0) is None
     assert isinstance(one.decide(packet, ("2001:db8:0:1::1", 1), 1000.0), Connection)
-
-
-def test_threat_18_a_connection_is_served_so_many_packets() -> None:
-    """Row 18: the rest is lost before it is decrypted; another connection is served, and so is this one when
-    it has slowed down."""
-    world = World(1, latency=0.001)
-    sessions: list[Talk] = []
-    server = world.serve(lambda _: sessions.append(Talk()) or sessions[-1])  # type: ignore[func-returns-value]
-    flooder, honest = world.dial(Talk()), world.dial(Talk())
-    world.run(lambda: flooder.is_open and honest.is_open)
-    world.run_for(0.5)
-    flooded = next(end.connection for end in server.ends if end.session is sessions[0])
-    before = flooded.packets_received
-    for _ in range(PACKETS_BURST + 2_000):
-        flooder.connection._packet_number += 1
-        flooder.connection.send_ping(1)
-        for data, _to in flooder.connection.datagrams_to_send(world.now):
-            server.receive(flooder.address, data)
-    assert flooded.packets_received - before <= PACKETS_BURST
-    honest.session.say(0)
-    honest.flush()
-    world.run(lambda: sessions[1].total == 1, limit=1.0)
-    world.run_for(2.0)
-    flooder.session.say(0)
-    flooder.flush()
-    world.run(lambda: sessions[0].total == 1, limit=5.0)
-    assert guards.PACKETS_PER_SECOND == PACKETS_PER_SECOND
 
 
 def test_threat_19_junk_is_dropped_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,67 @@
+"""`python -m tests.security`: what is too long for every commit.
+
+--minutes 20            abuse soak: hostile clients of all kinds beside honest ones, against a real server
+--acks 1000000          so many forged receipts
+--handshakes 100000     so many first packets with forged addresses
+--mutants [NAME ...]    each defence taken away, and the test that notices it
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), *(str(HERE.parent / part) for part in ("transport", "server"))]
+
+import mutants  # noqa: E402
+import soak  # noqa: E402
+from receipts import ReceiptForger  # noqa: E402
+
+
+def acks(count: int, seed: int) -> int:
+    forger, started = ReceiptForger(seed=seed), time.monotonic()
+    while count > 0:
+        forger.run(min(count, 50_000))
+        count -= 50_000
+        seconds = time.monotonic() - started
+        print(f"{forger.moved} moved, {forger.refused} refused, {seconds:.0f} s", flush=True)
+    print(*forger.problems[:20], sep="\n")
+    return 1 if forger.problems else 0
+
+
+def handshakes(count: int) -> int:
+    from test_threats_transport import flood
+
+    held, seconds = flood(count)
+    print(f"{count} first packets: {held / 1e6:.1f} MB held; an honest client was in after {seconds:.3f} s")
+    return 0 if held < 100_000_000 and seconds < 1 else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.security", description=__doc__)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--acks", type=int)
+    parser.add_argument("--handshakes", type=int)
+    parser.add_argument("--mutants", nargs="*")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    if options.acks:
+        return acks(options.acks, options.seed)
+    if options.handshakes:
+        return handshakes(options.handshakes)
+    if options.mutants is not None:
+        return mutants.table(options.mutants)
+    if options.minutes:
+        report = soak.soak(options.minutes, options.seed)
+        print(json.dumps(report, indent=2))
+        return 1 if report["failed"] else 0
+    parser.print_help()
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
