@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from quicmsg.errors import ErrorCode
-from quicmsg.limits import TIMER_LATENESS
+from quicmsg.limits import RECEIVE_AHEAD, RECEIVE_BATCH, RECEIVE_WAITING_MAX, TIMER_LATENESS
 from quicmsg.transport.connection import CONNECTION_ID_SIZE, Connection
-from quicmsg.transport.socket import Address, UdpSocket
+from quicmsg.transport.fairness import FairQueue
+from quicmsg.transport.socket import Address, Arrival, UdpSocket
 
 logger = logging.getLogger(__name__)
 # aioquic logs the peer's close reason verbatim at INFO, before anybody has signed in.
@@ -95,6 +96,10 @@ class Endpoint:
         self._dirty: dict[Peer, None] = {}
         self._is_flushing = False
         self._is_scheduled = False
+        self._waiting: FairQueue[Peer | None, tuple[bytes, Address, UdpSocket, bytes]] = FairQueue(
+            RECEIVE_WAITING_MAX
+        )
+        self._is_working = False
         self.is_closed = False
 
     # ---- sockets and peers
@@ -151,6 +156,7 @@ class Endpoint:
     def close(self) -> None:
         """Drop everything: no timer, reader or file descriptor stays."""
         self.is_closed = True
+        self._waiting.clear()
         for peer in list(self._peers):
             self.detach(peer)
         for socket in list(self._sockets):
@@ -159,11 +165,41 @@ class Endpoint:
     # ---- input
 
     def _readable(self, socket: UdpSocket) -> None:
+        arrivals = socket.receive()
+        if len(arrivals) >= RECEIVE_BATCH or self._waiting:
+            self._line_up(arrivals, socket)
+            return
         now = self._loop.time()
-        for data, sender, local in socket.receive():
+        for data, sender, local in arrivals:
             if data:
                 self._receive(data, sender, socket, local, now)
         self.flush_now()
+
+    def _line_up(self, arrivals: list[Arrival], socket: UdpSocket) -> None:
+        """More has come than one turn can process: read on, so that who sends little does not lose it in the
+        kernel's buffer, which is full of what others send; and let everybody's turn come round."""
+        for batches_left in reversed(range(RECEIVE_AHEAD)):
+            for data, sender, local in arrivals:
+                # All strangers together are one: a flood of junk must not cost a connection its turn.
+                peer = self._routes.get(addressed_id(data))
+                self._waiting.push(peer, (data, sender, socket, local))
+            if len(arrivals) < RECEIVE_BATCH or not batches_left:
+                break
+            arrivals = socket.receive()
+        if not self._is_working:
+            self._is_working = True
+            self._loop.call_soon(self._work)
+
+    def _work(self) -> None:
+        now = self._loop.time()
+        for _ in range(min(RECEIVE_BATCH, len(self._waiting))):
+            data, sender, socket, local = self._waiting.pop()
+            if data and socket in self._sockets:
+                self._receive(data, sender, socket, local, now)
+        self.flush_now()
+        self._is_working = bool(self._waiting)
+        if self._is_working:
+            self._loop.call_soon(self._work)
 
     def _receive(self, data: bytes, sender: Address, socket: UdpSocket, local: bytes, now: float) -> None:
         peer = self._routes.get(addressed_id(data))

@@ -16,12 +16,9 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from quicmsg.limits import (
     CRYPTO_SIZE_MAX,
-    PACKETS_BURST,
-    PACKETS_PER_SECOND,
     SERVER_CHANNELS_MAX,
     STREAM_GAPS_MAX,
 )
-from quicmsg.transport.rates import Bucket
 from quicmsg.transport.streams import ScheduledConnection
 
 
@@ -29,7 +26,6 @@ class GuardedConnection(ScheduledConnection):
     """A connection that closes when its peer goes beyond what an honest one ever needs."""
 
     def __init__(self, **arguments: Any) -> None:
-        self._arrivals = Bucket(PACKETS_PER_SECOND, PACKETS_BURST)
         super().__init__(**arguments)
         # What we announce as allowed is also what aioquic enforces: STREAM_LIMIT_ERROR beyond it.
         for limit, count in (
@@ -37,12 +33,6 @@ class GuardedConnection(ScheduledConnection):
             (self._local_max_streams_uni, 0),
         ):
             limit.value = limit.sent = count
-
-    def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
-        # A datagram costs 0.1 to 0.2 ms, authentic or not. What goes beyond is lost, as on a path that is
-        # too narrow: an honest peer slows down, and sends it again.
-        if self._is_client or self._arrivals.take(now):
-            super().receive_datagram(data, addr, now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         # aioquic keeps to three times what an unproved address sent (RFC 9000 section 8.1), but not with its
