@@ -75,7 +75,7 @@ Callback = Callable[[QuicmsgError | None], object]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """Writes to commit, or (without writes) a question to ask; `done` runs on the loop's thread."""
+    """A question to ask, then writes to commit, or only one of the two; `done` runs on the loop's thread."""
 
     writes: tuple[Write, ...]
     ask: Callable[[JournalFile], object] | None
@@ -121,15 +121,12 @@ class Journal:
         Once this is called the writes will be made, also if the caller is cancelled while it waits.
         Raises RefusedError (for the first one that was refused), StorageError.
         """
-        await self._room.acquire()
-        answer: asyncio.Future[object] = self._loop.create_future()
+        await self._write(writes, None)
 
-        def done(result: object, error: BaseException | None) -> None:
-            self._room.release()
-            _resolve(answer, result, error)
-
-        self._submit(Request(writes, None, done))
-        await answer
+    async def write_after(self, question: Callable[[JournalFile], T], write: Write) -> T:
+        """As `write`; returns what the question found right before it."""
+        found: T = await self._write((write,), question)
+        return found
 
     def post(self, write: Write, callback: Callback | None = None) -> None:
         """Commit without waiting; `callback` gets None once it is durable, else the error. In order with
@@ -179,6 +176,17 @@ class Journal:
         self._thread.join()
 
     # ---- private: the loop's side
+
+    async def _write(self, writes: tuple[Write, ...], ask: Callable[[JournalFile], object] | None) -> Any:
+        await self._room.acquire()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(result: object, error: BaseException | None) -> None:
+            self._room.release()
+            _resolve(answer, result, error)
+
+        self._submit(Request(writes, ask, done))
+        return await answer
 
     def _submit(self, request: Request) -> None:
         with self._wake:
@@ -265,17 +273,24 @@ def work(file: JournalFile, batch: list[Request]) -> list[Outcome]:
         if not isinstance(error, StorageError):
             # A bug of ours: nothing was written, and everybody who waits must hear of it.
             logger.exception("! a write to the journal %s failed", file.path)
-    outcomes: list[Outcome] = []
-    for request in batch:
-        if request.ask is not None:
-            outcomes.append(answers.get(request) or _answer(file, request))
-        elif failure is not None:
-            # One exception object per waiting task: each adds its own traceback to it.
-            outcomes.append((request, None, StorageError(str(failure) or repr(failure))))
-        else:
-            refused = [next(refusals) for _ in request.writes]
-            outcomes.append((request, None, next(filter(None, refused), None)))
-    return outcomes
+    return [_outcome(file, request, failure, refusals, answers) for request in batch]
+
+
+def _outcome(
+    file: JournalFile,
+    request: Request,
+    failure: Exception | None,
+    refusals: Iterator[RefusedError | None],
+    answers: dict[Request, Outcome],
+) -> Outcome:
+    if request.writes and failure is not None:
+        # One exception object per waiting task: each adds its own traceback to it.
+        return request, None, StorageError(str(failure) or repr(failure))
+    refused = [next(refusals) for _ in request.writes]
+    error = next(filter(None, refused), None)
+    if error is not None or request.ask is None:
+        return request, None, error
+    return answers.get(request) or _answer(file, request)
 
 
 def _answer(file: JournalFile, request: Request) -> Outcome:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from quicmsg.client.bookkeeper import Bookkeeper
@@ -17,6 +18,7 @@ from quicmsg.client.journal import (
     Cancelled,
     Journal,
     JournalFile,
+    MessageRow,
     MessageState,
     Queue,
     Requeued,
@@ -71,40 +73,24 @@ class Postbox(Bookkeeper):
         return await asyncio.shield(task)
 
     async def _queue(self, conversation: str, body: bytes, message_id: bytes | None) -> Sent:
-        is_ours = message_id is None
-        if message_id is None:
-            message_id = fresh_message_id()
-        elif (over := await self._over(conversation, body, message_id)) is not None:
-            return over
+        is_fresh = message_id is None
+        message_id = fresh_message_id() if message_id is None else message_id
         sent = self.tracker.handle(message_id, conversation)
-        await self.journal.write(
-            Queue(message_id, conversation, Kind.TEXT, 0, body, time.time_ns() // 1_000_000)
-        )
-        if not is_ours and message_id not in self.mailbox.outbox:
-            # It is new, or what waited here under this id was answered, or cancelled, during the write.
-            over = await self._over(conversation, body, message_id)
-            if over is not None:
-                return over
-        if message_id in self.mailbox.outbox:
+        queue = Queue(message_id, conversation, Kind.TEXT, 0, body, time.time_ns() // 1_000_000)
+        known = None
+        if is_fresh:
+            await self.journal.write(queue)
+        else:
+            # In one step: of two that give the same id at once, only one must find it new.
+            known = await self.journal.write_after(partial(_message, message_id), queue)
+        if known is None:
+            self.queued(conversation, body, message_id, self._loop.time())
+        elif known.state is MessageState.STORED:
+            reached = State.STORED if known.seq is None else self.reached(conversation, known.seq)
+            self._tell_state(message_id, conversation, reached, known.seq)
+        elif message_id in self.mailbox.outbox:
             return await self._resend(message_id)  # it waits here already, perhaps failed or rejected
-        self.queued(conversation, body, message_id, self._loop.time())
-        return sent
-
-    async def _over(self, conversation: str, body: bytes, message_id: bytes) -> Sent | None:
-        """The handle of this message, if it needs no sending any more. Raises RefusedError when the id
-        belongs to another one."""
-        known = await self.journal.read(JournalFile.message, message_id)
-        if known is None or known.state in (MessageState.QUEUED, MessageState.REJECTED):
-            return None
-        if (known.conversation, known.body) != (conversation, body):
-            raise RefusedError(
-                f"the id {message_id.hex()} belongs to another message", code=ErrorCode.CONFLICT
-            )
-        if known.state is MessageState.CANCELLED:
-            raise RefusedError("this message was cancelled: send it under a new id", code=ErrorCode.CONFLICT)
-        sent = self.tracker.handle(message_id, conversation)
-        reached = State.STORED if known.seq is None else self.reached(conversation, known.seq)
-        self._tell_state(message_id, conversation, reached, known.seq)
+        # Else it was answered, or cancelled, during the write, and that is what there is to tell.
         return sent
 
     async def _resend(self, message_id: bytes) -> Sent:
@@ -177,3 +163,7 @@ class Postbox(Bookkeeper):
         return RefusedError(
             f"no message {message_id.hex()} is in the outbox (see `outbox`)", code=ErrorCode.UNKNOWN
         )
+
+
+def _message(message_id: bytes, file: JournalFile) -> MessageRow | None:
+    return file.message(message_id)
