@@ -145,6 +145,10 @@ class Checker:
         if message_id not in self.cancelled and message_id not in self._stored_rows:
             self.problem(f"C5 cancelled: {device} was told that {message_id.hex()} is cancelled; it is not")
 
+    def on_resend_returned(self, device: str, message_id: bytes) -> None:
+        if message_id in self._rejected_rows:
+            self.problem(f"C5 queued: {device} sends {message_id.hex()} again; its disk has it as rejected")
+
     def on_told_stored(self, device: str, message_id: bytes, seq: int) -> None:
         self._stored(device, message_id, seq)
 
@@ -166,9 +170,7 @@ class Checker:
         elif state == "cancelled" and message_id not in self.cancelled:
             self.problem(f"C5 cancelled: {message_id.hex()} of {device} is not on its disk as cancelled")
 
-    def on_shown(
-        self, device: str, key: str, seq: int, message_id: bytes, sender: str, text: str
-    ) -> None:
+    def on_shown(self, device: str, key: str, seq: int, message_id: bytes, sender: str, text: str) -> None:
         if message_id in self._shown[device] or message_id in self.kept[device]:
             self.problem(f"C3 once: {device} shows {message_id.hex()} twice ({key} {seq})")
         self._shown[device].add(message_id)
@@ -217,9 +219,13 @@ class Checker:
     def _stored(self, device: str, message_id: bytes, seq: int) -> None:
         key, place = self.places.get(message_id, ("", 0))
         if place != seq:
-            self.problem(f"C1 stored: {device} is told {message_id.hex()} is {seq}; the log has {key} {place}")
+            self.problem(
+                f"C1 stored: {device} is told {message_id.hex()} is {seq}; the log has {key} {place}"
+            )
         if message_id not in self._stored_rows and message_id not in self.kept[device]:
-            self.problem(f"C1 stored: {device} is told {message_id.hex()} is stored before its own disk has it")
+            self.problem(
+                f"C1 stored: {device} is told {message_id.hex()} is stored before its own disk has it"
+            )
         self._stored_at.setdefault(message_id, self.now)
 
     def _tick(self, device: str, message_id: bytes, state: str) -> None:
@@ -281,7 +287,9 @@ class Checker:
                     continue
                 seq = self.places[message_id][1]
                 if seq < last[key]:
-                    self.problem(f"C2 order: {message_id.hex()} of {device} is {key} {seq}, after {last[key]}")
+                    self.problem(
+                        f"C2 order: {message_id.hex()} of {device} is {key} {seq}, after {last[key]}"
+                    )
                 last[key] = max(last[key], seq)
 
     def wanted_state(self, device: str, message_id: bytes) -> set[str]:

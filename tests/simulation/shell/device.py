@@ -136,8 +136,8 @@ class Device:
             await self.client.cancel(row.message_id)
             self._note("cancel_returned", self.name, bytes.fromhex(row.message_id))
         else:
-            self._note("resend", self.name, bytes.fromhex(row.message_id))
             await self.client.resend(row.message_id)
+            self._note("resend_returned", self.name, bytes.fromhex(row.message_id))
 
     async def change_membership(self, what: str, group: str, other: str) -> None:
         assert self.client is not None

@@ -1,8 +1,8 @@
 """What is between computers: hosts with addresses, NATs in front of some, and weather on the way.
 
-Datagrams get lost, doubled, late (and so out of order) and broken; holes swallow them, both ways or one. A host's
-own address may change, and its kernel says so; a NAT may forget, and nobody says so. Every datagram goes into
-a hash: two runs of a seed are the same, or the hashes differ.
+Datagrams get lost, doubled, late (and so out of order) and broken; holes swallow them, both ways or one. A
+host's own address may change, and its kernel says so; a NAT may forget, and nobody says so. Every datagram
+goes into a hash: two runs of a seed are the same, or the hashes differ.
 """
 
 from __future__ import annotations

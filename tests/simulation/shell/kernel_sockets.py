@@ -1,7 +1,7 @@
 """The kernel's sockets, as far as quicmsg uses them: UDP with its control messages, and netlink.
 
-`FakeSocket` stands in for `socket.socket` in the modules that make sockets, so that the product's own code for
-batches, segments (GSO, GRO), local addresses (PKTINFO) and queued errors runs unchanged.
+`FakeSocket` stands in for `socket.socket` in the modules that make sockets, so that the product's own code
+for batches, segments (GSO, GRO), local addresses (PKTINFO) and queued errors runs unchanged.
 """
 
 from __future__ import annotations

@@ -10,21 +10,16 @@ from typing import Any
 from unittest import mock
 
 import quicmsg.client.journal as journal_module
-import quicmsg.transport.endpoint as endpoint_module
-from quicmsg.client.api import Client
 from quicmsg.client.bookkeeper import Bookkeeper
 from quicmsg.client.connector import Connector
-from quicmsg.client.inbox import Inbox, Messages
+from quicmsg.client.inbox import Messages
 from quicmsg.client.journal import Journal
 from quicmsg.client.postbox import Postbox
 from quicmsg.client.roamer import Roamer
 from quicmsg.client.tracking import Sent
 from quicmsg.client.values import State
-from quicmsg.server import Server
-from quicmsg.server.directory import Submitter
 from quicmsg.store.writer import Writer
 from quicmsg.transport.endpoint import Endpoint
-from quicmsg.transport.link import Link
 from simulation.shell.run import simulate
 from simulation.shell.settings import Settings, draw
 
@@ -87,25 +82,26 @@ def server_kills(drawn: Settings) -> None:
     drawn.calm, drawn.faults = False, {"server kill": 1.5}
 
 
-def server_stops(drawn: Settings) -> None:
-    drawn.calm, drawn.faults = False, {"server stop": 2.0}
-
-
 def restarts(drawn: Settings) -> None:
     drawn.calm, drawn.faults = False, {"client restart": 1.0}
 
 
 def moves(drawn: Settings) -> None:
-    drawn.calm, drawn.faults = False, {"new address": 1.5, "no network": 3.0}
+    drawn.calm, drawn.faults = False, {"new address": 1.5}
+    drawn.weather.loss = drawn.weather.corrupt = 0.0
 
 
 def hands(drawn: Settings) -> None:
-    drawn.calm, drawn.by_hand = False, 3.0
-    drawn.faults = {"server kill": 2.0, "hole": 2.0}
+    drawn.calm, drawn.faults = False, {}
+    drawn.by_hand, drawn.rate, drawn.disk_slowness, drawn.weather.delay = 20.0, 10.0, 0.1, 0.1
 
 
 def restless(drawn: Settings) -> None:
     drawn.calm, drawn.restless, drawn.reads = False, 0.3, 0.0
+
+
+def leaves(drawn: Settings) -> None:
+    drawn.calm, drawn.by_hand, drawn.groups, drawn.membership_rate, drawn.rate = False, 4.0, 1, 2.0, 6.0
 
 
 # ---- bugs
@@ -130,24 +126,9 @@ def _told_first(stored: Callable[..., Any]) -> Callable[..., Any]:
     return broken
 
 
-async def _queue_without_waiting(
-    self: Postbox, conversation: str, body: bytes, message_id: bytes | None
-) -> Sent:
-    posted: list[Any] = []
-    write, self.journal.write = self.journal.write, lambda *writes: _posted(self.journal, writes, posted)  # type: ignore[method-assign]
-    try:
-        return await QUEUE(self, conversation, body, message_id)
-    finally:
-        self.journal.write = write  # type: ignore[method-assign]
-
-
-async def _posted(journal: Journal, writes: tuple[Any, ...], posted: list[Any]) -> None:
+async def _write_without_waiting(self: Journal, *writes: Any) -> None:
     for write in writes:
-        posted.append(write)
-        journal.post(write)
-
-
-QUEUE = Postbox.__dict__["_queue"]
+        self.post(write)
 
 
 def _answer_lost(deliver: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,28 +142,16 @@ def _answers_reversed(work: Callable[..., Any]) -> Callable[..., Any]:
     return lambda file, batch: work(file, batch)[::-1]
 
 
-async def _connect_once(run: Callable[..., Any], self: Connector) -> None:
-    with mock.patch.object(asyncio, "current_task"):
-        link = await self._connect(early=True)
-    await self._while_connected(link)
-    await asyncio.Event().wait()
+async def _connect_once(self: Connector) -> None:
+    await self._while_connected(await self._connect(early=True))
 
 
-def _deliver_before_commit(commit: Callable[..., Any]) -> Callable[..., Any]:
+def _results_swapped(commit: Callable[..., Any]) -> Callable[..., Any]:
     def broken(self: Writer, batch: Any) -> None:
-        callbacks = [callback for _, callback in batch]
         results = self._store.execute([operation for operation, _ in batch])
-        self._answer(callbacks[::-1], results[::-1])
+        self._answer([callback for _, callback in batch], results[::-1])
 
     return broken
-
-
-def _no_drain(self: Server, timeout: float = 5.0) -> Any:
-    async def stop() -> None:
-        self._hub.close()
-        await self._cleanup.aclose()
-
-    return stop()
 
 
 def _put_back_nothing(self: Bookkeeper, conversation: str, entry: Any) -> None:
@@ -190,10 +159,18 @@ def _put_back_nothing(self: Bookkeeper, conversation: str, entry: Any) -> None:
     self.arrived.set()  # type: ignore[attr-defined]
 
 
-def _passes_held(take: Callable[..., Any]) -> Callable[..., Any]:
-    def broken(self: Bookkeeper, conversation: str | None = None) -> Any:
-        self._out.clear()
-        return take(self, conversation)
+async def _resent_in_memory(self: Postbox, message_id: bytes) -> Sent:
+    message = self.mailbox.outbox.get(message_id)
+    if message is None:
+        raise self._not_here(message_id)
+    self.requeued(message_id, self._loop.time())
+    return self.tracker.handle(message_id, message.conversation)
+
+
+def _first_ids_only(reroute: Callable[..., Any]) -> Callable[..., Any]:
+    def broken(self: Endpoint, peer: Any) -> None:
+        if not peer.ids:
+            reroute(self, peer)
 
     return broken
 
@@ -221,9 +198,9 @@ plant(
     (Bookkeeper, "_stored", _told_first(Bookkeeper._stored)),
 )
 plant(
-    "queued_before_commit",
-    "queue() returns before the message is on the disk",
-    (Postbox, "_queue", _queue_without_waiting),
+    "written_before_commit",
+    "a write to the journal returns before it is on the disk",
+    (Journal, "write", _write_without_waiting),
     adjust=client_kills,
 )
 plant(
@@ -239,16 +216,15 @@ plant(
 plant(
     "never_reconnects",
     "the connector connects once",
-    (Connector, "_run", lambda self: _connect_once(Connector._run, self)),
+    (Connector, "_run", _connect_once),
     adjust=server_kills,
 )
 plant(
     "requeued_forgotten",
     "a rejected message that is sent again stays rejected in the journal",
-    (journal_module.JournalFile, "apply", journal_module.JournalFile.apply),
-    adjust=hands,
+    (Postbox, "_resend", _resent_in_memory),
+    adjust=leaves,
 )
-del MUTANTS["requeued_forgotten"]
 plant(
     "resend_races_answer",
     "what was answered while it was resent by hand goes into the line again",
@@ -258,13 +234,7 @@ plant(
 plant(
     "writer_results_swapped",
     "the store's results go to the wrong callers",
-    (Writer, "_commit", _deliver_before_commit(Writer._commit)),
-)
-plant(
-    "stop_forgets_what_was_submitted",
-    "a server that stops does not wait for its writer",
-    (Server, "stop", _no_drain),
-    adjust=server_stops,
+    (Writer, "_commit", _results_swapped(Writer._commit)),
 )
 plant(
     "held_entry_lost",
@@ -298,13 +268,8 @@ plant(
 plant(
     "routes_forgotten",
     "a connection's new ids are not routed",
-    (Endpoint, "_reroute", lambda self, peer: endpoint_first_ids(self, peer)),
+    (Endpoint, "_reroute", _first_ids_only(Endpoint._reroute)),
     adjust=moves,
-)
-plant(
-    "batch_end_dropped",
-    "the last datagram of what a socket had is dropped",
-    (endpoint_module.UdpSocket, "receive", lambda self: RECEIVE(self)[:-1] or []),
 )
 plant(
     "never_moves",
@@ -318,27 +283,3 @@ plant(
     (Messages, "close", lambda self: None),
     adjust=restless,
 )
-plant(
-    "room_forgotten",
-    "operations that waited for room in the store's queue are never taken up",
-    (Submitter, "room", lambda self: None),
-)
-plant(
-    "events_not_ended",
-    "closing a client leaves those waiting who listen to its events",
-    (Client, "_touched", Client._touched),
-)
-del MUTANTS["room_forgotten"], MUTANTS["events_not_ended"]
-
-RECEIVE = endpoint_module.UdpSocket.receive
-
-
-def endpoint_first_ids(self: Endpoint, peer: Any) -> None:
-    if not peer.ids:
-        REROUTE(self, peer)
-
-
-REROUTE = Endpoint._reroute
-assert Inbox
-assert Link
-assert _passes_held

@@ -1,8 +1,8 @@
 """Puts the simulated kernel under the product's modules, and takes it away again.
 
-Every name that is replaced is listed here: what a module of quicmsg reads of the system it reads through the
-standard library's modules, and those are what is replaced, never code of quicmsg. The two exceptions only look on:
-a store and a journal that note what they have committed.
+Every name that is replaced is listed here: what a module of quicmsg reads of the system it reads through
+the standard library's modules, and those are what is replaced, never code of quicmsg. The two exceptions only
+look on: a store and a journal that note what they have committed.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ SETTLING_MAX = 30.0
 QUIET_MAX = 90.0
 """Seconds after the last fault until everything has to be well."""
 CLOSING_MAX = 30.0
+MOVES = {"new address", "move by hand", "netlink noise", "nat rebinding", "clock step", "slow disk"}
+"""Through these a connection lives on."""
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Simulation:
         problems = world.checker.problems[:1] or ([problem] if problem else [])
         if not problems:
             problems = await self._close() or world.checker.problems
-        return problems + self._check_calm()
+        return problems + self._check_links()
 
     # ---- before
 
@@ -207,15 +209,29 @@ class Simulation:
             if str(row.state) != "rejected":
                 checker.problem(f"C5 places: {device.name} still has {row.message_id} in its outbox")
 
-    def _check_calm(self) -> list[str]:
-        if not self.world.settings.calm:
+    def _check_links(self) -> list[str]:
+        """A calm world has no trouble at all; and what only moves is never disconnected (C7 moves)."""
+        settings = self.world.settings
+        only_moves = bool(settings.faults) and settings.faults.keys() <= MOVES and not settings.weather.loss
+        if not (settings.calm or only_moves):
             return []
-        seen = Counter(
-            str(details[1]) if what == "link" else str(details[2])
-            for _, what, details in self.world.history.happenings
-            if what in ("link", "state")
-        )
-        return [f"calm: {state}" for state in ("failed", "moved") if seen[state]]
+        leaving: set[object] = set()
+        downs = 0
+        for _, what, details in self.world.history.happenings:
+            if what == "stopping":
+                leaving.add(details[0])
+            downs += what == "link" and details[1] == "down" and details[0] not in leaving
+        problems = [f"C7 moves: {downs} connections went down"] if downs else []
+        if settings.calm:
+            seen = Counter(
+                str(details[1] if what == "link" else details[2])
+                for _, what, details in self.world.history.happenings
+                if what in ("link", "state")
+            )
+            problems += [f"calm: {state}" for state in ("failed", "moved") if seen[state]]
+            if seen["up"] != len(self.world.devices):
+                problems.append(f"calm: {seen['up']} connections")
+        return problems
 
 
 def _is_up(device: Device) -> bool:
@@ -239,9 +255,7 @@ def simulate(seed: int, *, trace: bool = False, settings: Settings | None = None
         counts = Counter(simulation.faults.made)
         net = world.internet
         counts.update(lost=net.lost, doubled=net.doubled, corrupted=net.corrupted)
-        return Report(
-            seed, problems, digest, simulation.sent, net.sent, world.loop.now - 1000.0, counts
-        )
+        return Report(seed, problems, digest, simulation.sent, net.sent, world.loop.now - 1000.0, counts)
 
 
 def _run(simulation: Simulation) -> list[str]:
@@ -273,7 +287,7 @@ def _bury(world: World) -> None:
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
     """Files in memory where there is such a place: here an fsync proves nothing, and costs."""
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")
     name = tempfile.mkdtemp(prefix="quicmsg-shell-", dir=memory if memory.is_dir() else None)
     try:
         yield Path(name)

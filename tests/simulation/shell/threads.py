@@ -54,7 +54,12 @@ class Thread:
     """As `threading.Thread`."""
 
     def __init__(
-        self, *, target: Callable[..., object], args: tuple[Any, ...] = (), name: str = "", daemon: bool = True
+        self,
+        *,
+        target: Callable[..., object],
+        args: tuple[Any, ...] = (),
+        name: str = "",
+        daemon: bool = True,
     ) -> None:
         assert pace is not None
         self.name = name

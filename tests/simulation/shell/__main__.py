@@ -65,8 +65,8 @@ def run_many(first: int, seeds: int, *, minutes: float | None = None, jobs: int 
     took = time.monotonic() - began
     faults = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
     print(
-        f"{done} seeds, {failed} failed; {messages} messages, {datagrams} datagrams, {simulated:.0f} simulated "
-        f"seconds; survived: {faults}; {took:.0f} s, {done / took * 60:.0f} seeds a minute"
+        f"{done} seeds, {failed} failed; {messages} messages, {datagrams} datagrams, {simulated:.0f} "
+        f"simulated seconds; survived: {faults}; {took:.0f} s, {done / took * 60:.0f} seeds a minute"
     )
     return 1 if failed else 0
 
