@@ -16,10 +16,11 @@ from quicpair import End, Server, World, pinned_aioquic
 from stage import Play, Stage, free_port
 from talk import Talk
 
-from quicmsg.errors import CertificateError, ConnectError
+from quicmsg.errors import CertificateError, ConfigurationError, ConnectError
 from quicmsg.limits import RETRY_ABOVE, TICKET_LIFETIME
-from quicmsg.transport import resuming
+from quicmsg.transport import resuming, selftest
 from quicmsg.transport.listener import server_configuration
+from quicmsg.transport.paths import MovingConnection
 from quicmsg.transport.resuming import ClientTickets, Resumption
 from quicmsg.transport.trust import Trust
 
@@ -247,6 +248,23 @@ def test_over_a_bad_network_nothing_is_lost_or_doubled() -> None:
                 home.server.admission.half_open = RETRY_ABOVE if home.world.random.random() < 0.3 else 0
                 count += resumed(home.visit()) and visit > 0
     assert count > 90, "hardly anything was resumed"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "planted", "said"),
+    [
+        (resuming.ServerTickets, "take", lambda self, name: None, "a ticket does not resume"),
+        (resuming.ResumingConnection, "_initialize", MovingConnection._initialize, "invite early data"),
+        (resuming.ResumingConnection, "is_resumed", True, "claims to be a resumed one"),
+    ],
+)
+def test_an_aioquic_whose_tickets_differ_is_refused(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, planted: Any, said: str
+) -> None:
+    """Said at the start, in words."""
+    monkeypatch.setattr(owner, name, planted)
+    with pytest.raises(ConfigurationError, match=said):
+        selftest.check_aioquic.__wrapped__()
 
 
 # ---- early data
