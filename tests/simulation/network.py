@@ -65,7 +65,8 @@ class Pipe:
 
     def stall(self, channel: int, seconds: float) -> None:
         """What comes on this channel from now on gets stuck for so long; no other channel does."""
-        self._arrival[channel] = self.link.network.kernel.now + seconds
+        until = self.link.network.kernel.now + seconds
+        self._arrival[channel] = max(until, self._arrival.get(channel, 0.0))
 
     def empty(self) -> bool:
         return not self._in_flight and not any(self._waiting.values())

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 _numbers = itertools.count()
@@ -22,12 +23,10 @@ def remove_traces(path: Path) -> None:
         found.unlink()
 
 
-def clean_up() -> None:
-    """For a worker process, which ends without saying so."""
-    _directory(os.getpid()).cleanup()
-
-
 @functools.cache
 def _directory(_process: int) -> tempfile.TemporaryDirectory[str]:
     memory = Path("/dev/shm")
-    return tempfile.TemporaryDirectory("quicmsg", dir=memory if os.access(memory, os.W_OK) else None)
+    made = tempfile.TemporaryDirectory("quicmsg", dir=memory if os.access(memory, os.W_OK) else None)
+    # Worker processes do not run what is registered with `atexit`.
+    Finalize(None, made.cleanup, exitpriority=1)
+    return made

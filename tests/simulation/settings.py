@@ -88,14 +88,15 @@ def draw(seed: int) -> Settings:
     calm, only_stalls = kind < 0.06, 0.06 <= kind < 0.12
     peaceful = calm or only_stalls
     users = ["alice", "bob", "carol", "dave"][: random.choice([2, 2, 3, 3, 4])]
+    duration = random.choice([1.5, 3.0, 5.0])
     settings = Settings(
         calm=calm,
         weather=_weather(random, peaceful=peaceful),
         faults={name: mean for name, mean in FAULTS.items() if random.random() < 0.4},
         restores=random.random() < 0.15,
-        duration=random.choice([1.5, 3.0, 6.0]),
-        rate=random.choice([1.0, 3.0, 8.0, 20.0]),
-        devices={user: random.choice([1, 1, 1, 2, 3]) for user in users},
+        duration=duration,
+        rate=random.choice([4, 10, 25]) / duration,
+        devices={user: random.choice([1, 1, 1, 2, 3 if len(users) < 4 else 1]) for user in users},
         groups=random.choice([0, 1, 1, 2, 4]),
         membership_rate=random.choice([0.0, 0.0, 0.5, 2.0]),
         by_hand=random.choice([0.0, 0.0, 0.4, 2.0]),
