@@ -1,4 +1,6 @@
-"""kill -9 of a server and two clients, again and again: `python -m tests.kills --kills 1000 [--seed S]`.
+"""kill -9 of a server and two clients, again and again.
+
+    python -m tests.kills [--kills 1000 | --minutes 20] [--seed S]
 
 Every named point first (see points.py), then random moments. Exit status 1 when anything was lost, doubled or
 out of order.
@@ -26,16 +28,19 @@ ROUND = 100
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, help="in place of --kills: until so much time is over")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bug", choices=list(BUGS), default="", help="plant it, and see it found")
     arguments = parser.parse_args()
     total, failures, stored, began = 0, 0, 0, time.monotonic()
     seed = arguments.seed
-    while total < arguments.kills:
+    goal = arguments.kills if arguments.minutes is None else sys.maxsize
+    end = began + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
+    while total < goal and time.monotonic() < end:
         dice = random.Random(seed)
         plan = every_point(dice)
         named = sum(map(len, plan.values()))
-        more = at_random(dice, max(0, min(ROUND, arguments.kills - total) - named))
+        more = at_random(dice, max(0, min(ROUND, goal - total) - named))
         with tempfile.TemporaryDirectory() as directory:
             both = {program: plan[program] + more[program] for program in POINTS}
             campaign = Campaign(Path(directory), both, arguments.bug, progress=_progress)
