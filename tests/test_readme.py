@@ -56,7 +56,12 @@ async def test_library_example_runs_against_a_real_server(tmp_path: Path) -> Non
 
 def test_links_in_the_documents_lead_somewhere() -> None:
     """Every relative link of README and docs is a file that exists."""
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "certs" / "README.md"):
+    for page in (
+        ROOT / "README.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "certs" / "README.md",
+    ):
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"

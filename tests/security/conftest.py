@@ -5,5 +5,5 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-for part in ("transport", "server", "client"):
+for part in ("", "transport", "server", "client"):
     sys.path.append(str(Path(__file__).parent.parent / part))
