@@ -16,8 +16,8 @@ import contract
 import pytest
 from given import EPOCH, Given, device
 
-from quicmsg.errors import ConfigurationError, StorageError
-from quicmsg.store import Append, Appended, Store, schema, sqlite
+from quicmsg.errors import ConfigurationError, DiskFullError, StorageError
+from quicmsg.store import Append, Appended, OpenConversation, Opened, Store, schema, sqlite
 from quicmsg.store.sqlite import SqliteStore
 
 
@@ -222,6 +222,46 @@ def test_a_store_that_failed_stays_failed(path: Path, given: Given, monkeypatch:
     assert given.texts(direct, "ann") == []
     given.reopen()
     assert given.say(direct, "ann", "again").seq == 1
+
+
+def test_a_full_disk_changes_nothing_and_can_be_cured(path: Path, given: Given) -> None:
+    """Neither on the disk nor in memory: what the batch made is forgotten, and made again by the next try."""
+    given.users("ann", "bob", "cid")
+    direct = given.direct("ann", "bob")
+    given.say(direct, "ann", "first")
+    store = given.store
+    assert isinstance(store, SqliteStore)
+    pages = store._writer.execute("PRAGMA page_count").fetchall()[0][0]
+    store._writer.execute(f"PRAGMA max_page_count = {pages}")
+    opening = OpenConversation("@ann:cid", "ann", device("ann"), 0, 0, 1)
+    batch = [opening, *(given.message(name, "ann", "x" * 9000 + name) for name in (direct, "@ann:cid"))]
+    for _ in range(2):
+        with pytest.raises(DiskFullError, match=r"no room left for .*server\.db: make room on that disk"):
+            store.execute(batch)
+        assert given.texts(direct, "bob") == ["first"]
+        assert store.members("@ann:cid") == []
+    store._writer.execute("PRAGMA max_page_count = 100000")
+    opened, *appended = store.execute(batch)
+    assert isinstance(opened, Opened)
+    assert [result.seq for result in appended if isinstance(result, Appended)] == [2, 1]
+    given.reopen()
+    assert len(given.texts("@ann:cid", "cid")) == 1
+
+
+def test_files_that_were_removed_fail_the_store(path: Path, given: Given) -> None:
+    """Removed, or replaced by others of the same name: database or log, both hold messages."""
+    given.users("ann", "bob")
+    given.direct("ann", "bob")
+    for name in ("server.db", "server.db-wal"):
+        given.reopen()
+        file = path.with_name(name)
+        kept = file.read_bytes()
+        file.unlink()
+        for content in (None, kept):
+            if content is not None:
+                file.write_bytes(content)
+            with pytest.raises(StorageError, match=r"removed or replaced|failed before"):
+                given.say("@ann:bob", "ann", name)
 
 
 def test_a_bug_in_an_operation_stores_nothing_of_its_batch(given: Given) -> None:

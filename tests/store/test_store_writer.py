@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from given import EPOCH, Given, device
 
-from quicmsg.errors import StorageError
+from quicmsg.errors import DiskFullError, StorageError
 from quicmsg.limits import COMMIT_BATCH_MAX
 from quicmsg.store import Appended, Operation, Result, writer
 from quicmsg.store.memory import MemoryStore
@@ -277,3 +277,47 @@ async def test_it_works_with_a_real_loop() -> None:
     orphan.submit(given.sign_in("bob"), pytest.fail)
     await asyncio.to_thread(orphan.close)
     assert len(store.devices("bob")) == 1
+
+
+def test_a_full_disk_is_waited_for(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is answered until there is room; then everybody is, in order. Said once, and once when it is
+    over; reads go on."""
+    monkeypatch.setattr(writer, "STORE_FULL_RETRY", 0.0)
+    results: list[Result] = []
+    loop.store.error = DiskFullError("no room left for it")
+    loop.say("first", results)
+    loop.store.entered.get(timeout=PATIENCE)
+    loop.say("second", results)
+    for _ in range(3):
+        loop.store.go.release()
+        loop.store.entered.get(timeout=PATIENCE)
+    members: list[list[str]] = []
+    loop.writer.read(lambda store: store.members(loop.direct), members.append)
+    loop.run_one()
+    assert members == [["ann", "bob"]]
+    assert results == []
+    loop.store.error = None
+    loop.store.go.release(2)
+    loop.run_one()
+    loop.run_one()
+    assert [r.seq for r in results if isinstance(r, Appended)] == [1, 2]
+    assert loop.failures == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "! no room left for it; until then nothing is stored",
+        "= there is room again: messages are stored",
+    ]
+
+
+def test_the_end_does_not_wait_for_room(loop: Loop) -> None:
+    """What could not be stored was never answered, and the failure is reported."""
+    results: list[Result] = []
+    loop.store.error = DiskFullError("no room left for it")
+    loop.say("first", results)
+    loop.store.entered.get(timeout=PATIENCE)
+    loop.store.go.release(100)
+    loop.writer.close()
+    loop.run_one()
+    assert results == []
+    assert [str(failure) for failure in loop.failures] == ["no room left for it"]
