@@ -50,6 +50,7 @@ class JournalFile(JournalReader):
             super().__init__(connection, path, user)
             self._claim()
             self._applier = Applier(connection, self, device=device)
+            self._places = self._find_places() if connect is journal_schema.connect else None
             self._held = undo.pop_all()
         self._broken: str | None = None
 
@@ -95,9 +96,22 @@ class JournalFile(JournalReader):
             if committing and not journal_schema.is_disk_full(error):
                 self._broken = worded.message
             raise StorageError(worded.message) from error
+        if self._places is not None and self._find_places() != self._places:
+            # What was committed is in files without a name: it would end with this process.
+            self._broken = f"{self.path} was removed or replaced: start this program anew"
+            raise StorageError(self._broken)
         return results
 
     # ---- private
+
+    def _find_places(self) -> list[tuple[int, int]]:
+        """Which files have the names of ours."""
+        found = []
+        for path in (self.path, self.path.with_name(f"{self.path.name}-wal")):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_dev, status.st_ino))
+        return found
 
     def _claim(self) -> None:
         """Make it this user's, or see that it is."""

@@ -141,6 +141,33 @@ def test_damaged_file_is_named(path: Path, damage: str) -> None:
         open_file(path).load()
 
 
+def test_mixed_up_pages_are_found_when_it_is_opened(path: Path) -> None:
+    """Before anything is sent or shown from it, also where no question would have met the damage."""
+    file = open_file(path)
+    file.apply([queue(number, body=b"x" * 3_000) for number in range(50)])
+    pages = file._all("SELECT rootpage FROM sqlite_master WHERE name = 'message_own'")
+    file.close()
+    with path.open("r+b") as raw:
+        raw.seek((pages[0][0] - 1) * 4096)
+        raw.write(b"\x0a\xff\xff\xff")
+    with pytest.MonkeyPatch.context() as unchecked:
+        unchecked.setattr(journal_schema, "JOURNAL_CHECK_SIZE_MAX", 0)
+        open_file(path).close()
+    with pytest.raises(StorageError, match=rf"{path.name} is damaged.*start anew"):
+        open_file(path)
+
+
+def test_files_that_vanish_are_noticed_at_the_next_write(path: Path) -> None:
+    """SQLite would go on writing into files without names, and call it durable."""
+    file = open_file(path)
+    file.apply([queue(1)])
+    path.unlink()
+    for number in (2, 3):
+        with pytest.raises(StorageError, match=r"journal\.db was removed or replaced: start this"):
+            file.apply([queue(number)])
+    file.close()
+
+
 def test_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
     """A data directory of no use is a clear error."""
     (tmp_path / "file").write_text("")
