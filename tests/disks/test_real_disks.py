@@ -78,6 +78,24 @@ def test_a_server_does_not_start_without_a_disk_to_write_to(tmp_path: Path, opti
     assert re.search(words, line), line
 
 
+@needs_mounts
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("size=48k", r"quicmsg: no room left for .*journal\.db: make room on that disk, then try again"),
+        ("size=64k,nr_inodes=3", r"quicmsg: .* cannot be used \(No space left on device\)"),
+        ("ro", r"quicmsg: .* cannot be used \(Read-only file system\): check owner and permissions"),
+    ],
+)
+def test_a_client_without_a_disk_to_write_to_says_so(tmp_path: Path, options: str, words: str) -> None:
+    """It takes no message that it could not keep; nothing is sent from memory only."""
+    (tmp_path / "disk").mkdir()
+    client = [sys.executable, "-m", "quicmsg.client", "--server", "127.0.0.1:9", "--user", "bob"]
+    client += ["--data", str(tmp_path / "disk" / "data"), "send", "--to", "@ann", "hello"]
+    line = refused(tmp_path, on_mount(tmp_path, options, client))
+    assert re.search(words, line), line
+
+
 def test_a_server_that_may_open_few_files_says_so(tmp_path: Path) -> None:
     """Where the event loop would fail with a traceback."""
     server = [sys.executable, "-m", "quicmsg.server", *server_words(tmp_path, tmp_path / "data")]
