@@ -15,7 +15,6 @@ from quicmsg.client.connector import Connector
 from quicmsg.client.inbox import Messages
 from quicmsg.client.journal import Journal
 from quicmsg.client.postbox import Postbox
-from quicmsg.client.roamer import Roamer
 from quicmsg.client.tracking import Sent
 from quicmsg.client.values import State
 from quicmsg.store.writer import Writer
@@ -269,12 +268,6 @@ plant(
     "routes_forgotten",
     "a connection's new ids are not routed",
     (Endpoint, "_reroute", _first_ids_only(Endpoint._reroute)),
-    adjust=moves,
-)
-plant(
-    "never_moves",
-    "a change of the network is not acted on, and silence neither",
-    (Roamer, "move", lambda self, why: None),
     adjust=moves,
 )
 plant(
