@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from simulation.jobs import cores, hunt_all, run_many
 from simulation.planting import MUTANTS
 from simulation.run import DRAW, simulate
+from simulation.shell import __main__ as shell
 
 logging.getLogger("quic").setLevel(logging.CRITICAL)  # flipped bits are no news here
 
@@ -23,12 +24,16 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: one for each core)")
-    parser.add_argument("--tier", choices=list(DRAW), default="streams", help="what the network is made of")
+    parser.add_argument(
+        "--tier", choices=[*DRAW, "shell"], default="streams", help="what the network is made of"
+    )
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--frames", action="store_true", help="with --trace: every frame too")
     parser.add_argument("--mutants", action="store_true", help="plant each known bug and look for it")
     parser.add_argument("--mutant", help="only this one")
     arguments = parser.parse_args()
+    if arguments.tier == "shell":
+        return shell.main(arguments)
     if arguments.mutants or arguments.mutant:
         names = [arguments.mutant] if arguments.mutant else list(MUTANTS)
         return hunt_all(names, {name: mutant.text for name, mutant in MUTANTS.items()}, jobs=arguments.jobs)

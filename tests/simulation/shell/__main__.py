@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace) -> int:
         return replay(arguments.seed, trace=arguments.trace)
     minutes = getattr(arguments, "minutes", None)
     jobs = getattr(arguments, "jobs", None) or 1
-    return run_many(arguments.first_seed, arguments.seeds, minutes=minutes, jobs=jobs)
+    return run_many(arguments.first_seed, arguments.seeds or 300, minutes=minutes, jobs=jobs)
 
 
 def replay(seed: int, *, trace: bool) -> int:

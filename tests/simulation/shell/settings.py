@@ -52,7 +52,6 @@ class Settings:
     disk_slowness: float
     families: str
     """What the server's name has: "4", "64" (both work), "64-dead" (nothing comes through over IPv6)."""
-    patient: bool = True
     sizes: tuple[int, ...] = field(default=(10, 40, 40, 300))
 
 
