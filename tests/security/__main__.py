@@ -3,12 +3,14 @@
 --minutes 20            abuse soak: hostile clients of all kinds beside honest ones, against a real server
 --acks 1000000          so many forged receipts
 --handshakes 100000     so many first packets with forged addresses
+--memory                what each kind of peer costs a server process
 --mutants [NAME ...]    each defence taken away, and the test that notices it
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), *(str(HERE.parent / part) for part in ("transport", "server"))]
 
+import memory  # noqa: E402
 import mutants  # noqa: E402
 import soak  # noqa: E402
 from receipts import ReceiptForger  # noqa: E402
@@ -46,6 +49,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--acks", type=int)
     parser.add_argument("--handshakes", type=int)
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--mutants", nargs="*")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -55,6 +59,9 @@ def main() -> int:
         return handshakes(options.handshakes)
     if options.mutants is not None:
         return mutants.table(options.mutants)
+    if options.memory:
+        print(json.dumps(asyncio.run(memory.measure()), indent=2))
+        return 0
     if options.minutes:
         report = soak.soak(options.minutes, options.seed)
         print(json.dumps(report, indent=2))
