@@ -21,6 +21,7 @@ def test_contract_holds_in_every_state_that_can_be_reached(size: tuple[int, int]
     assert verdict.states >= states_min
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", MUTANTS)
 def test_planted_bug_is_found_with_its_shortest_story(bug: str) -> None:
     """A model that a bug cannot break would prove nothing."""

@@ -38,13 +38,13 @@ async def test_contract_survives_kills_at_random_moments(tmp_path: Path) -> None
     ("bug", "program", "kill"),
     [
         ("answer before commit", "server", Kill("before COMMIT", 12)),
-        ("acknowledge before commit", "bob", Kill("before COMMIT", 12)),
+        ("acknowledge before commit", "bob", Kill("Processed asked", 3)),
     ],
 )
 async def test_planted_bug_is_found(tmp_path: Path, bug: str, program: str, kill: Kill) -> None:
     """One kill is enough to see that something was said too early."""
     plan = {name: [kill] if name == program else [] for name in POINTS}
-    campaign = Campaign(tmp_path, plan, bug, patience=5)
+    campaign = Campaign(tmp_path, plan, bug, patience=10)
     await campaign.run()
     assert campaign.killed == [(program, kill.point)]
     assert campaign.truth.lost, campaign.summary()

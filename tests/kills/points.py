@@ -110,7 +110,7 @@ def die() -> None:
 
 def arm_server(trap: Trap) -> None:
     """Put the trap into a server that is about to start in this process."""
-    schema.STORE_CHECKPOINT_PAGES = CHECKPOINT_PAGES
+    schema.STORE_CHECKPOINT_PAGES = CHECKPOINT_PAGES  # which the store sets itself, later
     _around(Hub, "_sign_in", trap, before="sign-in asked")
     _around(Hub, "_welcome", trap, before="sign-in stored")
     _around(Tables, "flush", trap, after="statements done")
@@ -158,7 +158,9 @@ def _around(owner: Any, name: str, trap: Trap, *, before: str = "", after: str =
 
 def _watched(connect: Callable[[Path], Any], trap: Trap) -> Callable[[Path], Any]:
     def connected(path: Path) -> _Watched:
-        return _Watched(connect(path), trap)
+        connection = connect(path)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        return _Watched(connection, trap)
 
     return connected
 

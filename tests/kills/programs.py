@@ -25,9 +25,9 @@ from quicmsg.server.__main__ import serve
 from quicmsg.store.writer import Writer
 
 IN_FLIGHT_MAX = 100
-EARLY = 0.012
-"""Seconds by which a planted bug is ahead of the commit."""
-NEVER = Trap("", 0)
+EARLY = 0.1
+"""Seconds by which a planted bug is ahead of the commit: long, so that it shows on a busy machine too."""
+NEVER = Trap("never", 0)
 
 
 def run(order: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ def acknowledge_before_commit() -> None:
         position = self.mailbox.position_after(conversation, entry.seq)
         self.mailbox.processed(conversation, position, self.mailbox.conversations[conversation].epoch)
         self._touched()
-        asyncio.get_running_loop().call_later(EARLY * 4, processed, self, conversation, entry)
+        asyncio.get_running_loop().call_later(EARLY * 5, processed, self, conversation, entry)
 
     Bookkeeper.processed = early  # type: ignore[method-assign]
 
