@@ -24,8 +24,13 @@ _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.command("fsck", context_settings=_SETTINGS)
 @DATA
 @STORE
-def fsck(data: Path, store: str | None) -> None:
-    """Check everything that the server has stored; it may be running. Exit status 1: something is damaged."""
+@click.option(
+    "--accept", is_flag=True,
+    help="Take what is damaged as it now is, and give it out again: if there is no backup.",
+)  # fmt: skip
+def fsck(data: Path, store: str | None, accept: bool) -> None:
+    """Check everything that the server has stored; it may be running (not with --accept). Exit status 1:
+    something is damaged."""
 
     def run(path: Path) -> list[check.Damage]:
         with check.reading(path) as connection:
@@ -36,10 +41,16 @@ def fsck(data: Path, store: str | None) -> None:
         click.echo(f"damaged: {damage}")
     if len(damages) > STORE_DAMAGES_SHOWN:
         click.echo(f"... {len(damages)} in all")
+    if damages and accept:
+        _on_store(data, store, copies.accept)
+        _, damages = _on_store(data, store, run)
+        click.echo(f"{path}: accepted as it is; {len(damages)} damages are left")
+        sys.exit(1 if damages else 0)
     if damages:
         click.echo(
             f"quicmsg: {path} is damaged. Stop the server and put the newest good backup in its place "
-            "(quicmsg restore FILE); the damaged file is kept beside it. Check the disk, too.",
+            "(quicmsg restore FILE); the damaged file is kept beside it. Without a backup, quicmsg fsck "
+            "--accept takes what is there as it is. Check the disk, too.",
             err=True,
         )
         sys.exit(1)

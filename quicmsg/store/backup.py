@@ -10,12 +10,13 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from quicmsg.errors import ConfigurationError, StorageError
-from quicmsg.store import check, schema
+from quicmsg.store import chain, check, schema
 from quicmsg.store.lock import FileLock
 from quicmsg.store.witness import MARK, RESTORING, sync_directory
 
@@ -74,6 +75,25 @@ def begin_epoch(target: Path) -> None:
         with _in_words(target), contextlib.closing(schema.connect(target)) as connection:
             schema.prepare(connection, target)
             connection.execute(MARK)
+    finally:
+        lock.release()
+
+
+def accept(target: Path) -> None:
+    """Take the messages of a stopped server's store as they now are, for want of a backup: hash them anew.
+    What is missing stays missing. Raises ConfigurationError, StorageError (nothing was changed)."""
+    lock = _lock(target)
+    try:
+        with _in_words(target), contextlib.closing(schema.connect(target)) as connection:
+            schema.prepare(connection, target)
+            found = connection.execute("PRAGMA integrity_check(1)").fetchall()[0][0]
+            if found != "ok":
+                raise StorageError(f"{target} cannot be accepted, its pages are damaged: {found}")
+            connection.execute("BEGIN IMMEDIATE")
+            chain.compute_all(connection)
+            connection.execute("COMMIT")
+    except (struct.error, TypeError) as error:
+        raise StorageError(f"{target} cannot be accepted: a message is no message any more") from error
     finally:
         lock.release()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from quicmsg.errors import ConfigurationError
 from quicmsg.server import upkeep
 from quicmsg.store import Append, OpenConversation, SignIn, rules
 from quicmsg.store.sqlite import SqliteStore
@@ -60,6 +61,24 @@ def test_fsck_of_damaged_data(data: Path, tmp_path: Path) -> None:
         assert "(quicmsg restore FILE)" in done.stderr
         assert "secret" not in done.output
     assert run("backup", tmp_path / "b", "--data", data).exit_code == 1
+
+
+def test_damage_can_be_accepted_when_there_is_no_backup(data: Path) -> None:
+    """A server that would not start does, and gives out what is there; a message that is gone stays damage,
+    and one that is none any more is not accepted."""
+    damage(data, "UPDATE message SET body = cast('other words' AS BLOB) WHERE seq = 3")
+    with pytest.raises(ConfigurationError, match="damaged"):
+        SqliteStore(data / "quicmsg.db", epoch_source=lambda: 7)
+    done = run("fsck", "--accept", "--data", data)
+    assert (done.exit_code, "0 damages are left" in done.stdout) == (0, True)
+    store = SqliteStore(data / "quicmsg.db", epoch_source=lambda: 7)
+    assert store.entries("@ann:ann", "ann", limit=9)[2].body == b"other words"
+    store.close()
+    damage(data, "DELETE FROM message WHERE seq = 3")
+    done = run("fsck", "--accept", "--data", data)
+    assert (done.exit_code, "1 damages are left" in done.stdout) == (1, True)
+    damage(data, "UPDATE message SET body = 'text' WHERE seq = 2")
+    assert "no message any more" in run("fsck", "--accept", "--data", data).stderr
 
 
 def test_fsck_of_much_damage_is_short(data: Path) -> None:
