@@ -111,7 +111,10 @@ class Truth:
         rows: list[tuple[int]] = []
         if any((self.base / "bob").glob("**/journal.db")):
             with _copy(_journal(self.base, "bob")) as journal:
-                rows = journal.execute("SELECT position FROM conversation WHERE name = '@alice'").fetchall()
+                tables = journal.execute("SELECT name FROM sqlite_master").fetchall()
+                if ("conversation",) in tables:  # else it died when it made the file
+                    select = "SELECT position FROM conversation WHERE name = '@alice'"
+                    rows = journal.execute(select).fetchall()
         self.positions.append(rows[0][0] if rows else 0)
         return self.positions[-1]
 
