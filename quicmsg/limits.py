@@ -250,14 +250,14 @@ LINK_CODES_PER_USER_MAX: Final = 16
 """The newest ones count: who asks for codes in a loop fills no disk."""
 SEND_RATE: Final = 20_000.0
 """Tokens per second and user, long-term, shared by all its devices; without one its channels are read later,
-nothing is refused. About what one core stores, since one user may well be a program: below it users take turns
-at the store (`server/submitter.py`), so a flood costs its sender's messages time, and nobody else's."""
+nothing is refused. About what one core stores, since one user may well be a program: below it users take
+turns at the store (`server/submitter.py`), so a flood costs its sender's messages time, and nobody else's."""
 SEND_BURST: Final = 20_000
 """Tokens at once: a long file piped in, or everything that was written in a week without a network."""
 SEND_TOKEN_SIZE: Final = 1024
 """A Send costs a token, and one more for each full KiB of its body; an Open costs one."""
 ACK_COST: Final = 0.05
-"""Tokens of an Ack or a Read: little, but not nothing. 4,000 a second, for ever."""
+"""Tokens of an Ack or a Read: about what it costs the server beside a Send."""
 CONTROL_RATE: Final = 50.0
 """Frames per second and session on the control channel, long-term; beyond it the session ends. A client says
 a ping a second, and what its person asks for; a packet of nothing but pings is 200 of them."""

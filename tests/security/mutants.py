@@ -153,6 +153,12 @@ MUTANTS: dict[str, Mutant] = {
     "each IPv6 address for itself": Mutant(
         18, "quicmsg.transport.admission:network_of", lambda host: host, TRANSPORT + "18_one_address"
     ),
+    "no reading ahead": Mutant(
+        18,
+        "quicmsg.transport.endpoint:RECEIVE_AHEAD",
+        1,
+        "tests/transport/test_fairness.py::test_threat_18_a_flood_of_one",
+    ),
     "stuffed into groups": Mutant(
         18,
         "quicmsg.store.rules:may_be_added",
