@@ -17,6 +17,7 @@ from typing import Any
 
 from virtual_network import Address
 
+from quicmsg.transport.connection import CONNECTION_ID_SIZE
 from simulation.kernel import Kernel
 from simulation.weather import Host, Weather
 
@@ -36,6 +37,8 @@ class Air:
         self.network = self
         self.counts: Counter[str] = Counter()
         """Datagrams by what befell them."""
+        self.ids: dict[Address, set[bytes]] = {}
+        """By which connection ids each client's address has addressed the server, in 1-RTT packets."""
         self._hosts: dict[str, Host] = {}
         self._ips = 0
         self._port = 10_000
@@ -60,6 +63,8 @@ class Air:
         """Deliver a datagram, whole, once and soon, unless the weather has it otherwise."""
         self.counts["sent"] += 1
         self._hash.update(repr((round(self.now, 6), sender, to)).encode() + data)
+        if sender[0] in self._hosts and not data[0] & 0x80:
+            self.ids.setdefault(sender, set()).add(data[1 : 1 + CONNECTION_ID_SIZE])
         random, weather = self.random, self.weather
         if self._is_cut_off(sender, to) or random.random() < weather.loss or self._is_in_burst(sender, to):
             self.counts["lost"] += 1
@@ -82,7 +87,7 @@ class Air:
         """A fresh IP address for a host."""
         self._ips += 1
         self._bursts[host.name] = 0.0
-        ip = f"10.{self._ips >> 16}.{self._ips >> 8 & 255}.{self._ips & 255}"
+        ip = f"10.{1 + (self._ips >> 16)}.{self._ips >> 8 & 255}.{self._ips & 255}"  # 10.0 is the server's
         self._hosts[ip] = host
         return ip
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from simulation import client_mutants, server_mutants
+from simulation import client_mutants, server_mutants, transport_mutants
 from simulation.planting import MUTANTS, Mutant, planted
-from simulation.run import simulate
-from simulation.settings import draw
+from simulation.run import DRAW, simulate
 
 SEEDS_MAX = 200
 assert client_mutants
 assert server_mutants
+assert transport_mutants
 
 
 def hunt(name: str, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
@@ -36,7 +36,7 @@ def hunt(name: str, seeds: int = SEEDS_MAX) -> tuple[int, str] | None:
 
 
 def _problem(seed: int, mutant: Mutant) -> str:
-    drawn = draw(seed)
+    drawn = DRAW[mutant.tier](seed)
     mutant.settings(drawn)
     try:
         return next(iter(simulate(seed, settings=drawn).problems), "")

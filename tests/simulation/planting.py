@@ -21,6 +21,8 @@ class Mutant:
     settings: Callable[[Settings], None] = lambda drawn: None
     story: str = ""
     """A scenario that tells exactly this, where chance hardly ever does: `file:test`."""
+    tier: str = "streams"
+    """The kind of network in which it can be found."""
 
 
 MUTANTS: dict[str, Mutant] = {}
@@ -45,8 +47,9 @@ def plant(
     *patches: Patch,
     settings: Callable[[Settings], None] = lambda drawn: None,
     story: str = "",
+    tier: str = "streams",
 ) -> None:
-    MUTANTS[name] = Mutant(text, patches, settings, story)
+    MUTANTS[name] = Mutant(text, patches, settings, story, tier)
 
 
 def wrap(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:

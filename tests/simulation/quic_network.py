@@ -14,12 +14,14 @@ from typing import Any
 
 from certificates import authority
 from quicpair import SERVER, End, Server, client_configuration
+from virtual_network import Address
 
 from quicmsg import limits
 from quicmsg.errors import ErrorCode
 from quicmsg.protocol.client import ClientSession
 from quicmsg.protocol.server import ServerSession
 from quicmsg.protocol.session import SessionState
+from quicmsg.transport import Outgoing
 from quicmsg.transport.connection import Connection
 from quicmsg.transport.trust import Trust
 from simulation.datagrams import Air
@@ -76,12 +78,13 @@ class QuicLink:
         assert self.quic is not None
         if self.quic.is_over:
             return
-        network = self.network
+        network, before = self.network, self.quic.address
         if only_socket:
             self._rebind(self.quic.address[0], linger=True)
         else:
             network.move(self.host, ip=aware or network.random.random() < 0.5)
         if aware:
+            network.moved.append((before, self.quic.address))
             self.quic.connection.migrate(network.kernel.now)
             self.quic.flush()
 
@@ -142,7 +145,12 @@ class QuicNetwork:
         self.links: list[QuicLink] = []
         self.watch: Callable[[Any, bool, Any], None] | None = None
         """Told everything that a session says (upward or not), for a trace."""
-        self.retransmissions = 0
+        self.stall_max = float("inf")
+        """How long a message may wait for its tick, where nothing but addresses changes (`quic_checks`)."""
+        self.listening_since: list[float] = []
+        """When the server was started."""
+        self.moved: list[tuple[Address, Address]] = []
+        """From where to where clients moved that know that they did."""
         self._listener: Listener | None = None
         self._server: _Listening | None = None
         self._served: dict[End, QuicLink] = {}
@@ -169,6 +177,7 @@ class QuicNetwork:
         self._listener = listener
         if listener is None:
             return
+        self.listening_since.append(self.kernel.now)
         if self._server is None:
             self._server = _Listening(self)
         else:
@@ -313,8 +322,6 @@ class _Dialling(End):
 
 def _overhear(end: End, watch: Callable[[Any, bool, Any], None], link: QuicLink, *, upward: bool) -> None:
     """Show what is written to a connection to a trace."""
-    from quicmsg.transport import Outgoing
-
     connection = end.connection
     write, abort = connection.write, connection.abort
 

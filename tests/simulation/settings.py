@@ -122,7 +122,7 @@ def draw(seed: int) -> Settings:
         further = [name for name in names if not name.endswith("/0")]
         settings.revoked = random.choice(["", *further]) if random.random() < 0.2 else ""
     if peaceful:
-        _pacify(settings, only_stalls=only_stalls)
+        pacify(settings, only_stalls=only_stalls)
     return settings
 
 
@@ -140,7 +140,7 @@ def _weather(random: Random, *, peaceful: bool) -> Weather:
     return weather
 
 
-def _pacify(settings: Settings, *, only_stalls: bool) -> None:
+def pacify(settings: Settings, *, only_stalls: bool) -> None:
     """Nothing goes wrong in a calm world; in the other kind single channels get stuck."""
     settings.faults = {"stall": 0.7} if only_stalls else {}
     settings.restores, settings.revoked, settings.late = False, "", set()

@@ -129,6 +129,8 @@ class Troubles:
 
     def _make_outage(self, device: Device) -> None:
         """A hole that no heartbeat notices."""
+        if device.host.up_blocked_until > self._kernel.now:
+            return
         until = self._kernel.now + self._random.uniform(0.2, 2.0)
         self._simulation.history.note("outage", device.name, until)
         device.host.up_blocked_until = device.host.down_blocked_until = until
