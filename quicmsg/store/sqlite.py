@@ -72,6 +72,7 @@ class SqliteStore:
         self._broken = False
         self._damages: set[tuple[str, int]] = set()
         self._doubts = 0
+        self._names = (str(path), f"{path}-wal")
         self._witness = Witness(path) if connect is schema.connect else None
         with _opening(path):
             _make_directory(path.parent)
@@ -255,16 +256,11 @@ class SqliteStore:
             self._writer.execute("INSERT INTO meta (name, value) VALUES ('epoch', ?)", (epoch,))
         return epoch
 
-    def _find_places(self) -> list[tuple[int, int]]:
+    def _find_places(self) -> tuple[object, ...]:
         """Which files have the names of ours; of a simulated disk there are none."""
         if self._witness is None or sys.platform == "win32":  # there a file in use cannot be removed
-            return []
-        found = []
-        for path in (self._path, self._path.with_name(self._path.name + "-wal")):
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                found.append((status.st_dev, status.st_ino))
-        return found
+            return ()
+        return _place(self._names[0]), _place(self._names[1])
 
     def _roll_back(self) -> None:
         """Nothing was committed: forget what the batch has changed in memory, too."""
@@ -313,6 +309,15 @@ def _opening(path: Path) -> Iterator[None]:
             f"cannot open {path}: {error}; if it is damaged, put a backup in its place, "
             "or name another data directory"
         ) from error
+
+
+def _place(name: str) -> object:
+    """The file of this name, if there is one: it may be another one with the same name."""
+    try:
+        status = os.stat(name)  # not Path.stat: this is asked after every commit
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _make_directory(directory: Path) -> None:
