@@ -38,6 +38,9 @@ in the store, so closing the least recently used one costs nothing."""
 SERVER_CHANNELS_MAX: Final = 128
 """What the server tolerates at once: QUIC's stream limit in aioquic, above CHANNELS_MAX so that a
 close that is still under way never blocks an open."""
+DEAD_CHANNELS_MAX: Final = 512
+"""Numbers of channels that we gave up and whose last bytes may still come: far more than can be open at once.
+The oldest is forgotten first: its late bytes would be those of a new channel, which they cannot open."""
 DELIVER_WINDOW_MESSAGES: Final = 64
 """Delivered but unacknowledged messages in one conversation; the rest waits in the log, not in memory."""
 DELIVER_WINDOW_SIZE: Final = 256 * 1024
@@ -366,6 +369,7 @@ assert OUTPUT_MAX + PAGE_MESSAGES_MAX * (BODY_SIZE_MAX + 256) + PAGE_SIZE_MAX < 
     "a session that keeps to OUTPUT_MAX, with one page on top, must never count as a slow reader"
 )
 assert CHANNELS_MAX < SERVER_CHANNELS_MAX
+assert SERVER_CHANNELS_MAX < DEAD_CHANNELS_MAX
 assert DELIVER_WINDOW_SIZE <= STREAM_WINDOW
 assert SUBMIT_WINDOW_SIZE <= STREAM_WINDOW < CONNECTION_WINDOW
 assert CONNECT_TIMEOUT < FAILED_AFTER

@@ -66,7 +66,7 @@ class Session:
         self._ends: dict[int, int | None] = {}
         self._consumed: dict[int, int] = {}
         self._close: tuple[int, str] | None = None
-        self._dead: set[int] = set()
+        self._dead: dict[int, None] = {}
         self._backlog = 0
         self._unsent = 0
         self._crowded = False
@@ -84,7 +84,7 @@ class Session:
         if found is None and channel in self._dead:
             self._credit(channel, len(data))
             if end:
-                self._dead.discard(channel)
+                del self._dead[channel]
             return
         if found is None:
             found = self._new_channel(channel, now)
@@ -103,7 +103,7 @@ class Session:
         if channel == CONTROL:
             self._end(ErrorCode.UNEXPECTED, "the control channel was reset", remote=False, now=now)
             return
-        self._dead.discard(channel)
+        self._dead.pop(channel, None)
         found = self._channels.pop(channel, None)
         if found is not None:
             self._drop_output(channel)
@@ -270,7 +270,9 @@ class Session:
     def _bury(self, channel: Channel) -> None:
         """Forget a channel; what the peer still sends on it is dropped until its end comes."""
         if self._channels.pop(channel.number, None) is not None and not channel.ended_by_peer:
-            self._dead.add(channel.number)
+            self._dead[channel.number] = None
+            if len(self._dead) > limits.DEAD_CHANNELS_MAX:
+                del self._dead[next(iter(self._dead))]
 
     def _credit(self, channel: int, size: int) -> None:
         if size:

@@ -330,6 +330,19 @@ def test_busy_channels_are_never_ended_for_others() -> None:
     assert sorted(item.channel for item in session.data_to_send()) == [7, limits.CHANNELS_MAX + 1]
 
 
+def test_aborted_channels_are_not_remembered_for_ever() -> None:
+    """A client that opens one bad channel after the other costs a bounded number of numbers; late bytes of the
+    recent ones are still dropped. (QUIC says nothing more of a stream that we aborted: no end comes.)"""
+    session = server({})
+    for number in range(1, 3 * limits.DEAD_CHANNELS_MAX):
+        session.receive_data(number, b"\0\0\0\0", False, 0.0)
+        session.data_to_send()
+    assert len(session._dead) == limits.DEAD_CHANNELS_MAX
+    session.receive_data(number, b"late", False, 0.0)
+    assert session.data_to_send() == []
+    assert list(session._channels) == [0]
+
+
 def test_data_of_unknown_channels_is_dropped_and_credited() -> None:
     """Late bytes of a channel that we closed: they cost the connection's window nothing."""
     session, _ = client()
