@@ -81,6 +81,7 @@ class Checker:
         self.stalled: set[tuple[str, str]] = set()
         self.reads: dict[tuple[str, str, int], int] = defaultdict(int)
         self.reads_now: dict[tuple[str, str, int], int] = defaultdict(int)
+        self.revoked: set[bytes] = set()
         self.queued: dict[tuple[str, str], list[bytes]] = defaultdict(list)
         self.stored: dict[tuple[bytes, int], tuple[str, int]] = {}
         self.stored_at: dict[bytes, float] = {}
@@ -291,8 +292,19 @@ class Checker:
         self.reads[place] = max(self.reads[place], position)
 
     def on_read_kept(self, device: str, conversation: str, epoch: int, position: int) -> None:
-        place = (user_of(device), key_of(conversation, user_of(device)), epoch)
+        place = (device, key_of(conversation, user_of(device)), epoch)
         self.reads_now[place] = max(self.reads_now[place], position)
+
+    def on_revoked(self, device_id: bytes) -> None:
+        self.revoked.add(device_id)
+
+    def _read_by(self, user: str, key: str, epoch: int) -> int:
+        """What its devices have noted as read; what a removed one noted, the server need not have heard."""
+        return max(
+            self.reads_now[device, key, epoch]
+            for device, device_id in self.device_ids.items()
+            if user_of(device) == user and device_id not in self.revoked
+        )
 
     def on_tick(
         self, device: str, conversation: str, epoch: int, seq: int, message_id: bytes, state: str
@@ -392,7 +404,7 @@ class Checker:
             told = (message_id, "delivered") in self.ticked
             if not told and self.started_at[device] < self.stored_at[message_id]:
                 self.problem(f"I6: {device} was never told that {key} {seq} is delivered")
-            read = min(self.reads_now[u, key, epoch] for u in others)
+            read = min(self._read_by(u, key, epoch) for u in others)
             if final.read_marks.get(name, 0) < min(read, seq):
                 self.problem(f"I6: {device} never learnt that {key} {seq} is read")
 

@@ -132,8 +132,8 @@ def _late_pieces(data_to_send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _without_first_id(make: Callable[..., Any]) -> Callable[..., Any]:
-    def broken(self: Admission, header: Any, sender: Any, _original: bytes, _source: Any, *rest: Any) -> Any:
-        return make(self, header, sender, header.destination_cid, None, *rest)
+    def broken(self: Admission, header: Any, sender: Any, now: float, _original: bytes, _source: Any) -> Any:
+        return make(self, header, sender, now, header.destination_cid, None)
 
     return broken
 
