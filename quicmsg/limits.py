@@ -38,9 +38,6 @@ in the store, so closing the least recently used one costs nothing."""
 SERVER_CHANNELS_MAX: Final = 128
 """What the server tolerates at once: QUIC's stream limit in aioquic, above CHANNELS_MAX so that a
 close that is still under way never blocks an open."""
-DEAD_CHANNELS_MAX: Final = 512
-"""Numbers of channels that we gave up and whose last bytes may still come: far more than can be open at once.
-The oldest is forgotten first: its late bytes would be those of a new channel, which they cannot open."""
 DELIVER_WINDOW_MESSAGES: Final = 64
 """Delivered but unacknowledged messages in one conversation; the rest waits in the log, not in memory."""
 DELIVER_WINDOW_SIZE: Final = 256 * 1024
@@ -122,6 +119,9 @@ CRYPTO_SIZE_MAX: Final = 16 * 1024
 """CRYPTO bytes taken before the handshake is complete (15 MB cost 24 s of CPU in stock aioquic)."""
 STREAM_GAPS_MAX: Final = 64
 """Holes in one stream's received ranges; honest transfers at 20 % loss peaked at 4."""
+DEAD_CHANNELS_MAX: Final = 512
+"""Numbers of channels that we gave up and whose last bytes may still come: far more than can be open at once.
+The oldest is forgotten first: its late bytes would be those of a new channel, which they cannot open."""
 IDLE_TIMEOUT: Final = 60.0
 """QUIC's own: must outlive every ping interval that is not learnt (see the asserts)."""
 HANDSHAKE_TIMEOUT: Final = 10.0

@@ -124,7 +124,7 @@ def test_retry(seed: int) -> None:
 
 @pytest.mark.parametrize("rate", [0.3])
 def test_handshakeloss(seed: int, rate: float) -> None:
-    """30 % each way, in bursts of up to 3: one connection after the other is made, and says what it has to."""
+    """30 % each way, in bursts of up to 3: one connection after the other is made, and says its piece."""
     room = Room(seed, ("ann", "bob"), latency=0.015, start=False)
     room.world.network.drop = in_bursts(room, rate)
     _meet_again_and_again(room)

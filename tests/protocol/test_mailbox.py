@@ -138,8 +138,8 @@ def test_change_that_an_open_channel_was_to_bring_is_written_down_as_open() -> N
 
 
 def test_what_was_taken_from_a_log_that_went_back_is_no_position_in_it() -> None:
-    """A backup was copied in by hand, with its epoch: who was busy with entry 2 has not processed the new entry
-    2. (Found by fuzzing: the next Open had a position above `received`, and was refused for ever.)"""
+    """A backup was copied in by hand, with its epoch: who was busy with entry 2 has not processed the new
+    entry 2. (Found by fuzzing: the next Open had a position above `received`, and was refused for ever.)"""
     mailbox = opened(2)
     for seq in (1, 2):
         mailbox.delivered(GROUP, entry(seq), 0.0)

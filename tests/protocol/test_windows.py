@@ -277,7 +277,7 @@ def test_a_second_verdict_on_a_channel_is_refused() -> None:
 
 
 def test_an_entry_before_the_verdict_ends_the_channel() -> None:
-    """Nobody knows yet where the log begins for us; the verdict would make room for a second window of them."""
+    """Nobody knows yet where the log begins for us; the verdict would make room for a second window."""
     session, mailbox = client()
     mailbox.conversation("@bob")
     session.service(0.0)
@@ -331,8 +331,8 @@ def test_busy_channels_are_never_ended_for_others() -> None:
 
 
 def test_aborted_channels_are_not_remembered_for_ever() -> None:
-    """A client that opens one bad channel after the other costs a bounded number of numbers; late bytes of the
-    recent ones are still dropped. (QUIC says nothing more of a stream that we aborted: no end comes.)"""
+    """A client that opens one bad channel after the other costs a bounded number of numbers; late bytes of
+    the recent ones are still dropped. (The transport tells no end of a stream that we aborted.)"""
     session = server({})
     for number in range(1, 3 * limits.DEAD_CHANNELS_MAX):
         session.receive_data(number, b"\0\0\0\0", False, 0.0)
