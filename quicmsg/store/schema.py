@@ -100,6 +100,12 @@ def is_full(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
+def is_damage(error: BaseException | None) -> bool:
+    """Whether it failed at what is on the disk, and not at the disk: other questions may be answered."""
+    damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+    return damaged or isinstance(error, UnicodeDecodeError)
+
+
 def prepare(connection: Connection, path: Path) -> None:
     """Make the writing connection ready: settings, then the newest tables. Raises ConfigurationError."""
     if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:

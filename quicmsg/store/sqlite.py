@@ -158,10 +158,18 @@ class SqliteStore:
         number, oldest, head = visible[0]
         first = max(after, oldest - 1)
         # One more than is wanted, since a row is checked against the one before it.
-        if before is None:
-            rows = self._read(_ENTRIES.format(direction="ASC"), number, first - 1, 2**62, limit + 1)
-        else:
-            rows = self._read(_ENTRIES.format(direction="DESC"), number, first - 1, before, limit + 1)[::-1]
+        bounds = (number, first - 1, 2**62 if before is None else before, limit + 1)
+        try:
+            rows = self._read(_ENTRIES.format(direction="ASC" if before is None else "DESC"), *bounds)
+        except StorageError as error:
+            if not schema.is_damage(error.__cause__):
+                raise
+            if limit > 1:  # a page of the file is damaged: what is before it may be good
+                return self.entries(conversation, user, after=after, before=before, limit=limit // 2)
+            damaged = first + 1 if before is None else min(before - 1, head)
+            self._tell_damage(conversation, damaged)
+            raise DamagedError(conversation, damaged) from error
+        rows = rows if before is None else rows[::-1]
         top = max(head, rows[-1][1]) if rows else head
         if before is None:
             return self._whole(conversation, rows, first + 1, min(top, first + limit), newest_first=False)

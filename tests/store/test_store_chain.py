@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Iterator
@@ -132,6 +133,33 @@ def test_whatever_is_wrong_with_a_row_is_noticed(path: Path, given: Given, damag
         given.entries("@ann:bob", "ann", after=4)
     with check.reading(path) as connection:
         assert any("@ann:bob message 5: " in str(found) for found in check.whole(connection, str))
+
+
+def test_a_damaged_page_hurts_its_messages_only(
+    path: Path, given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite cannot read them: that is damage too, and no reason to end the server for everybody."""
+    for number in range(30):
+        given.say("@ann:bob", "ann", f"long {number} " + "x" * 2_000)
+    given.say("#team", "ann", "last")
+    given.store.close()
+    with path.open("r+b") as file:
+        place = file.read().index(b"long 15 ")
+        file.seek(place // 4096 * 4096)
+        file.write(b"\xff" * 8)
+    monkeypatch.setattr(check, "STORE_TAIL_ROWS", 1)
+    given.store = open_store(path)
+    read = 0
+    with contextlib.suppress(DamagedError):
+        while page := given.entries("@ann:bob", "bob", after=read, limit=16):
+            read += len(page)
+    with pytest.raises(DamagedError, match=rf"message {read + 1} of @ann:bob is damaged"):
+        given.entries("@ann:bob", "bob", after=read)
+    assert 30 <= read <= 35, read
+    assert given.texts("@ann:bob", "bob", before=51, limit=4)[-1].startswith("long 29 ")
+    with pytest.raises(DamagedError):
+        given.entries("@ann:bob", "bob", before=37, limit=16)
+    assert len(given.texts("#team", "bob")) == 24
 
 
 def test_a_lost_end_of_a_log_is_damage(path: Path, given: Given) -> None:
