@@ -58,8 +58,7 @@ class ReceiptForger:
         self._said += 1
         for channel in (1, 2):
             self._ann.ask(channel, message(self._said * 10 + channel))
-        self._ann.session.data_to_send()
-        self._ann.session.take_consumed()
+        self._taken(self._ann)
 
     def _claim(self) -> None:
         self._rig.time += 0.01  # so that eve can pay for it
@@ -74,8 +73,7 @@ class ReceiptForger:
         wire.session.receive_data(channel, encode(claim), False, self._rig.time)
         self._rig.hub.pump(wire.session)
         self._rig.writer.run()
-        wire.session.data_to_send()
-        wire.session.take_consumed()
+        self._taken(wire)
         if channel not in wire.session._channels:
             del self._open[index, name]
             self.refused += 1
@@ -100,8 +98,16 @@ class ReceiptForger:
             wire: Wire = self._eves[index]
             position = self._device_position(wire, name)
             wire.ask(number, frames.Open(name, 7 if position else 0, position, position))
-            wire.session.data_to_send()
+            self._taken(wire)
         return number
+
+    def _taken(self, wire: Wire) -> None:
+        """Everything that was said to this client has arrived."""
+        wire.session.data_to_send()
+        wire.session.take_consumed()
+        wire.session.backlog_changed(0, self._rig.time)
+        self._rig.hub.pump(wire.session)
+        self._rig.writer.run()
 
     def _device_position(self, wire: Wire, name: str) -> int:
         found = self._rig.store._state.positions.get((KEYS[name], "eve", wire.device))
