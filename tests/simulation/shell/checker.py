@@ -101,6 +101,8 @@ class Checker:
 
     def on_queued(self, device: str, key: str, message_id: bytes, body: bytes) -> None:
         self.own[device].setdefault(message_id, (key, body))
+        if key.startswith("#") and user_of(device) not in self.members[key]:
+            self.unordered.add(message_id)  # as in `on_left`
 
     def on_stored_row(self, device: str, message_id: bytes, _seq: int) -> None:
         if message_id not in self.own[device]:

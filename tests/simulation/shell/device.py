@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Coroutine
@@ -57,6 +58,7 @@ class Device:
         self.client: Client | None = None
         self.code = ""
         self.foreground = False
+        self.offline = "queue"
         self.ca: Path | None = None
         self.thinking = 0.001
         self.reads = 0.0
@@ -116,15 +118,20 @@ class Device:
 
     # ---- what the program does
 
-    async def send(self, conversation: str, text: str, message_id: str | None, waits: bool) -> None:
+    async def send(
+        self, conversation: str, text: str, message_id: str | None, waits: bool, hurry: float | None
+    ) -> None:
+        """`hurry`: seconds after which the program loses its patience, wherever the call is then."""
         assert self.client is not None
-        sent = await self.client.queue(conversation, text, message_id=message_id)
-        self._note("queue_returned", self.name, bytes.fromhex(sent.message_id))
-        self.sent[sent.message_id] = sent
-        if waits:
-            await sent.stored()
-            assert sent.seq is not None
-            self._note("told_stored", self.name, bytes.fromhex(sent.message_id), sent.seq)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(hurry):
+                sent = await self.client.queue(conversation, text, message_id=message_id)
+                self._note("queue_returned", self.name, bytes.fromhex(sent.message_id))
+                self.sent[sent.message_id] = sent
+                if waits:
+                    await sent.stored()
+                    assert sent.seq is not None
+                    self._note("told_stored", self.name, bytes.fromhex(sent.message_id), sent.seq)
 
     async def touch_outbox(self, choice: float, cancel: bool) -> None:
         assert self.client is not None
@@ -175,6 +182,7 @@ class Device:
             ca=self.ca,
             code=self.code,
             foreground=self.foreground,
+            offline=self.offline,
             timeout=None,
             announce=lambda fingerprint: None,
         )

@@ -18,7 +18,7 @@ from simulation.shell import pins
 from simulation.shell.device import Device
 from simulation.shell.faults import Faults
 from simulation.shell.process import Process
-from simulation.shell.settings import Settings, draw
+from simulation.shell.settings import Settings, bounded, draw
 from simulation.shell.watching import journal_class, store_class
 from simulation.shell.world import World
 
@@ -132,7 +132,8 @@ class Simulation:
             message_id = random.randbytes(16).hex() if random.random() < 0.1 else None
             if message_id is not None:
                 self._texts.append((device, conversation, text, message_id))
-            device.do(device.send(conversation, text, message_id, random.random() < 0.5))
+            hurry = random.uniform(0.0, 1.0) if random.random() < settings.hurry else None
+            device.do(device.send(conversation, text, message_id, random.random() < 0.5, hurry))
 
     def _change_membership(self, device: Device) -> None:
         if self.world.settings.groups:
@@ -149,7 +150,7 @@ class Simulation:
                 device.do(device.touch_outbox(random.random(), cancel=True))
             case "again" if self._texts:
                 device, conversation, text, message_id = random.choice(self._texts)
-                device.do(device.send(conversation, text, message_id, waits=True))
+                device.do(device.send(conversation, text, message_id, waits=True, hurry=None))
             case _:
                 user = random.choice(list(self.world.settings.users))
                 device.do(device.look_back(f"@{user}", random.choice([1, 5, 50])))
@@ -162,8 +163,18 @@ class Simulation:
         problem = "nothing was checked"
         while problem and world.loop.now < deadline and not world.checker.problems:
             await asyncio.sleep(0.5)
-            problem = self._down() or world.checker.unfinished()
+            problem = self._down() or world.checker.unfinished() or await self._ask_all()
         return problem
+
+    async def _ask_all(self) -> str:
+        """What a program says in the end that is not (or not yet) what it should say."""
+        for device in self.world.devices:
+            if device.is_running:
+                assert device.process is not None
+                answer = await device.process.start(self._question(device))
+                if answer:
+                    return answer
+        return ""
 
     def _down(self) -> str:
         if self.world.server is None:
@@ -172,12 +183,9 @@ class Simulation:
         return f"C5 progress: {down} are not connected" if down else ""
 
     async def _close(self) -> list[str]:
-        """Ask the programs what they say in the end, then let everything end by itself."""
+        """Let everything end by itself."""
         world = self.world
         world.checker.check_order()
-        for device in world.devices:
-            assert device.process is not None
-            await device.process.start(self._question(device))
         world.is_closing = True
         for device in world.devices:
             device.stop()
@@ -197,17 +205,18 @@ class Simulation:
         await asyncio.sleep(0.1)
         return []
 
-    async def _question(self, device: Device) -> None:
+    async def _question(self, device: Device) -> str:
         checker, client = self.world.checker, device.client
         assert client is not None
         for message_id in checker.own[device.name]:
             state = await client.state(message_id.hex())
             wanted = checker.wanted_state(device.name, message_id)
             if str(state) not in wanted:
-                checker.problem(f"C5 places: {device.name} says {message_id.hex()} is {state}, not {wanted}")
+                return f"C5 places: {device.name} says {message_id.hex()} is {state}, not {wanted}"
         for row in await client.outbox():
             if str(row.state) != "rejected":
-                checker.problem(f"C5 places: {device.name} still has {row.message_id} in its outbox")
+                return f"C5 places: {device.name} still has {row.message_id} in its outbox"
+        return ""
 
     def _check_links(self) -> list[str]:
         """A calm world has no trouble at all; and what only moves is never disconnected (C7 moves)."""
@@ -248,7 +257,7 @@ def simulate(seed: int, *, trace: bool = False, settings: Settings | None = None
             "journal_file": journal_class(world.note, world.device_names),
             "sqlite_store": store_class(world.note),
         }
-        with pins.simulated(seed, world.loop, world.internet, **classes):
+        with pins.simulated(seed, world.loop, world.internet, **classes), bounded(world.settings.bounds):
             problems = _run(simulation)
         problems += complaints.found
         digest = hashlib.sha256((world.history.hash() + world.internet.hash).encode()).hexdigest()

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
+from unittest import mock
 
+from quicmsg import limits
+from quicmsg.client import journal, network
+from quicmsg.protocol import channels
+from quicmsg.server import conversations, directory, topics
+from quicmsg.store import writer
+from quicmsg.transport import admission
+from quicmsg.transport import socket as quic_socket
 from simulation.shell.internet import Weather
 
 FAULTS = {
@@ -24,6 +34,23 @@ FAULTS = {
     "clock step": 6.0,
 }
 """Mean seconds between two of each, where a seed has drawn it."""
+BOUNDS: dict[str, tuple[float, ...]] = {
+    "DELIVER_WINDOW_MESSAGES": (1, 64, 64),
+    "SUBMIT_WINDOW_MESSAGES": (1, 64, 64),
+    "CHANNELS_MAX": (1, 100, 100),
+    "INBOX_MAX": (2, 4096, 4096),
+    "JOURNAL_QUEUE_MAX": (2, 4096),
+    "COMMIT_BATCH_MAX": (1, 512, 512),
+    "STORE_QUEUE_MAX": (4, 20_000, 20_000),
+    "RECEIVE_BATCH": (1, 64),
+    "RETRY_ABOVE": (0, 64, 64),
+    "LOG_CACHE_SIZE": (1000, 32 * 1024 * 1024),
+}
+"""Small ones are drawn for some seeds: what waits in line is met then."""
+MODULES = (
+    *(limits, admission, channels, conversations, directory, topics),
+    *(journal, network, quic_socket, writer),
+)
 
 
 @dataclass(slots=True)
@@ -52,7 +79,12 @@ class Settings:
     disk_slowness: float
     families: str
     """What the server's name has: "4", "64" (both work), "64-dead" (nothing comes through over IPv6)."""
-    sizes: tuple[int, ...] = field(default=(10, 40, 40, 300))
+    hurry: float = 0.0
+    """The chance that a program gives a call up before it has returned."""
+    fail_fast: float = 0.0
+    """The share of devices whose programs would rather fail than wait while there is no link."""
+    sizes: tuple[int, ...] = (10, 40, 40, 300)
+    bounds: dict[str, float] = field(default_factory=dict)
 
 
 def draw(seed: int) -> Settings:
@@ -92,5 +124,19 @@ def draw(seed: int) -> Settings:
         pinned=random.choice([0.0, 1.0]),
         disk_slowness=random.choice([0.001, 0.005, 0.03]),
         families=random.choice(["4", "4", "64", "64-dead"]),
+        hurry=0.0 if calm else random.choice([0.0, 0.0, 0.3]),
+        fail_fast=0.0 if calm else random.choice([0.0, 0.0, 0.5]),
         sizes=random.choice([(10, 40, 40, 300), (20,), (20, 3000, 16_000)]),
+        bounds={} if calm else {name: random.choice(values) for name, values in BOUNDS.items()},
     )
+
+
+@contextlib.contextmanager
+def bounded(bounds: dict[str, float]) -> Iterator[None]:
+    """Small bounds are met often; the real ones hardly ever in a short run."""
+    with contextlib.ExitStack() as stack:
+        for name, value in bounds.items():
+            for module in MODULES:
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, value))
+        yield

@@ -131,6 +131,7 @@ class World:
         device.reads, device.restless = settings.reads, settings.restless
         device.reads_publicly = user not in settings.private
         device.foreground = draw.random() < settings.foreground
+        device.offline = "fail" if draw.random() < settings.fail_fast else "queue"
         if draw.random() < settings.pinned:
             device.pin(authority().fingerprint)
         else:
