@@ -52,9 +52,14 @@ def _quiet_moves(*faults: str, loss: float) -> Callable[[Settings], None]:
 
 def _resets(drawn: Settings) -> None:
     drawn.calm = drawn.only_moves = False
-    drawn.faults = {"reset": 0.3}
+    drawn.faults = {"reset": 0.1}
     drawn.weather.loss = 0.15
-    drawn.bounds |= {"CONNECTION_WINDOW": 32_000, "STREAM_WINDOW": 8_000, "CHANNELS_MAX": 100}
+    drawn.bounds |= {
+        "CONNECTION_WINDOW": 16_000,
+        "STREAM_WINDOW": 8_000,
+        "CHANNELS_MAX": 2,
+        "REOPEN_DELAY": 0.01,
+    }
     drawn.rate, drawn.duration = 6.0, 12.0
 
 
