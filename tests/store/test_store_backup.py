@@ -326,3 +326,72 @@ class Killed(BaseException):
 
 def kill(path: Path, to: Path) -> None:
     raise Killed
+
+
+def test_a_file_system_without_links_will_do(
+    path: Path, given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A USB stick, a share: the same files in the end, and still nothing is overwritten."""
+
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("quicmsg.store.backup.os.link", link)
+    copy = tmp_path / "backup.db"
+    backup.backup(path, copy, report)
+    given.store.close()
+    before = path.read_bytes()
+    aside = backup.restore(copy, path, report)
+    assert aside is not None
+    assert aside.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["backup.db", "data"]
+    given.store = open_store(path)
+    assert len(given.texts("@ann:bob", "bob")) == 3
+
+
+def test_a_backup_that_another_one_overtook_is_refused(path: Path, given: Given, tmp_path: Path) -> None:
+    """Two at once, to one name: the first has it, whole."""
+    copy = tmp_path / "backup.db"
+
+    def look(text: str) -> None:
+        copy.write_text("the other one")
+
+    with pytest.raises(ConfigurationError, match="never overwritten"):
+        backup.backup(path, copy, look)
+    assert copy.read_text() == "the other one"
+
+
+def test_a_place_that_cannot_be_written_to_is_named(given: Given, path: Path, tmp_path: Path) -> None:
+    """For the copy as for the store."""
+    with pytest.raises(StorageError, match=r"cannot write .*nowhere/backup\.db"):
+        backup.backup(path, tmp_path / "nowhere" / "backup.db", report)
+    backup.backup(path, tmp_path / "backup.db", report)
+    with pytest.raises(ConfigurationError, match=r"cannot use .*nowhere/server\.db: No such file"):
+        backup.restore(tmp_path / "backup.db", tmp_path / "nowhere" / "server.db", report)
+
+
+def test_an_older_file_is_brought_forward_before_it_is_checked(
+    given: Given, path: Path, tmp_path: Path
+) -> None:
+    """Its backup can be restored; to be checked itself, a start has to give it its hashes."""
+    given.store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "ALTER TABLE message DROP COLUMN chain; ALTER TABLE conversation DROP COLUMN chain;"
+            "PRAGMA user_version = 2"
+        )
+    with pytest.raises(ConfigurationError, match="older quicmsg: start this version's server once"):
+        backup.backup(path, tmp_path / "backup.db", report)
+    shutil.copyfile(path, tmp_path / "old.db")
+    backup.restore(tmp_path / "old.db", path, report)
+    given.store = open_store(path)
+    assert len(given.texts("@ann:bob", "bob")) == 3
+
+
+def test_a_check_ends_after_enough(path: Path, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file full of damage is not listed to its end."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE message SET body = x'00'")
+    monkeypatch.setattr(check, "STORE_DAMAGES_MAX", 2)
+    with check.reading(path) as reader:
+        assert len(check.whole(reader, report)) == 2

@@ -248,6 +248,33 @@ def test_a_full_disk_changes_nothing_and_can_be_cured(path: Path, given: Given) 
     assert len(given.texts("@ann:cid", "cid")) == 1
 
 
+def test_a_full_disk_that_cannot_be_read_either_fails_the_store(path: Path) -> None:
+    """What is in memory is then worth nothing."""
+
+    class Dying:
+        dying = False
+
+        def __init__(self, path: Path) -> None:
+            self._connection = schema.connect(path)
+            self.close = self._connection.close
+
+        def execute(self, sql: str, parameters: Sequence[object] = ()) -> schema.Rows:
+            if Dying.dying and sql == "COMMIT":
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            if Dying.dying and "max(change)" in sql:
+                raise sqlite3.OperationalError("disk I/O error")
+            return self._connection.execute(sql, parameters)
+
+    store = SqliteStore(path, epoch_source=lambda: EPOCH, connect=Dying)
+    Dying.dying = True
+    for words in ("cannot read .*disk I/O error", "failed before"):
+        with pytest.raises(StorageError, match=words):
+            store.execute([])
+    store.close()
+
+
 def test_files_that_were_removed_fail_the_store(path: Path, given: Given) -> None:
     """Removed, or replaced by others of the same name: database or log, both hold messages."""
     given.users("ann", "bob")
