@@ -190,9 +190,11 @@ COMMIT_BATCH_MAX: Final = 512
 """Operations in one transaction: bounds the commit's latency and the size of a rollback."""
 STORE_QUEUE_MAX: Final = 20_000
 """Operations waiting for the disk; beyond it submitters wait (their channels are not read)."""
-STORE_FLIGHT_MAX: Final = 2 * COMMIT_BATCH_MAX
-"""Operations handed to the store and not answered: one batch on its way to the disk, one ready behind it.
-What else is asked waits by user, and users take turns."""
+STORE_FLIGHT_MAX: Final = COMMIT_BATCH_MAX
+"""Operations handed to the store and not answered: what is on its way to the disk, and what is ready behind
+it. What else is asked waits by user, and users take turns; so this is what anybody waits for at most."""
+STORE_FLIGHT_SIZE_MAX: Final = 1024 * 1024
+"""The same in bytes: a commit of big messages takes as long as their bytes take to the disk."""
 HELD_SIZE_MAX: Final = 64 * 1024 * 1024
 """Bytes of operations waiting for their turn, of all users; above it those with more than an equal share are
 answered BUSY. An honest user's share is 4 MiB even when 16 flood."""

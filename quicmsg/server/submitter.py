@@ -1,7 +1,7 @@
 """The store's queue, shared fairly: each user's operations in their order, users in turn.
 
 With one queue for all, who fills it first makes everybody wait. Here at most STORE_FLIGHT_MAX operations
-are at the store, two commits' worth; what else is asked waits with its user, and each answer lets the next
+are at the store, a commit or two; what else is asked waits with its user, and each answer lets the next
 user in turn hand one over. So an honest user waits for two commits, whatever the others ask.
 """
 
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from quicmsg.errors import ErrorCode
-from quicmsg.limits import HELD_SIZE_MAX, STORE_FLIGHT_MAX
+from quicmsg.limits import HELD_SIZE_MAX, STORE_FLIGHT_MAX, STORE_FLIGHT_SIZE_MAX
 from quicmsg.protocol.server import ServerSession
 from quicmsg.store import Append, Operation, Refusal, Result
 from quicmsg.store.writer import StoreWriter
@@ -32,6 +32,7 @@ class Submitter:
         self._writer = writer
         self._on_revoked = on_revoked
         self._in_flight = 0
+        self._flight_size = 0
         self._held: dict[str, deque[tuple[Operation, Answer]]] = {}
         self._sizes: dict[str, int] = {}
         self._size = 0
@@ -40,8 +41,11 @@ class Submitter:
     def submit(self, session: ServerSession, operation: Operation, answer: Answer) -> None:
         """Queue an operation; its result comes back through `answer`, after the commit."""
 
+        size = _size(operation)
+
         def answered(result: Result) -> None:
             self._in_flight -= 1
+            self._flight_size -= size
             try:
                 answer(result)
                 if isinstance(result, Refusal) and result.code is ErrorCode.REVOKED:
@@ -51,11 +55,10 @@ class Submitter:
 
         user = session.user or _stranger(session)
         if not self._held and self._has_room():
-            self._in_flight += 1
-            self._writer.submit(operation, answered)
+            self._hand_over(operation, answered)
             return
         self._held.setdefault(user, deque()).append((operation, answered))
-        self._count(user, _size(operation))
+        self._count(user, size)
 
     def is_over_share(self, session: ServerSession) -> bool:
         """So much waits for the disk that users with more than an equal share of it are sent away."""
@@ -70,7 +73,14 @@ class Submitter:
     # ---- private
 
     def _has_room(self) -> bool:
-        return self._in_flight < STORE_FLIGHT_MAX and not self._writer.full
+        if self._in_flight >= STORE_FLIGHT_MAX or self._flight_size >= STORE_FLIGHT_SIZE_MAX:
+            return False
+        return not self._writer.full
+
+    def _hand_over(self, operation: Operation, answered: Answer) -> None:
+        self._in_flight += 1
+        self._flight_size += _size(operation)
+        self._writer.submit(operation, answered)
 
     def _release(self) -> None:
         if self._releasing:  # a writer that answers at once calls back from within
@@ -84,8 +94,7 @@ class Submitter:
                 if waiting:
                     self._held[user] = waiting  # behind everybody else
                 self._count(user, -_size(operation))
-                self._in_flight += 1
-                self._writer.submit(operation, answered)
+                self._hand_over(operation, answered)
         finally:
             self._releasing = False
 

@@ -135,6 +135,9 @@ MUTANTS: dict[str, Mutant] = {
     "first come, first served": Mutant(
         18, "quicmsg.server.submitter:STORE_FLIGHT_MAX", HUGE, SESSIONS + "18_users_take_turns"
     ),
+    "commits of any size": Mutant(
+        18, "quicmsg.server.submitter:STORE_FLIGHT_SIZE_MAX", HUGE, SESSIONS + "18_what_is_at_the_store"
+    ),
     "nobody is sent away": Mutant(
         18, "quicmsg.server.submitter:Submitter.is_over_share", always(False), SESSIONS + "18_when"
     ),

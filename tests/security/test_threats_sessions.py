@@ -417,6 +417,29 @@ def test_threat_18_users_take_turns_at_the_store() -> None:
         assert len(ids) == sent // 2
 
 
+def test_threat_18_what_is_at_the_store_is_bounded_in_bytes() -> None:
+    """Row 18: a commit of the biggest messages is not longer than others; somebody's short one is next."""
+    rig = Rig()
+    ann, eve = rig.connect("ann"), rig.connect("eve")
+    ann.open(1, "@ann")
+    for number in range(1, 9):
+        rig.connect(f"u{number}")
+        eve.open(number, f"@u{number}")
+    for number in range(8 * 16):
+        body = bytes(limits.BODY_SIZE_MAX)
+        eve.send(number % 8 + 1, frames.Send(number.to_bytes(16, "big"), 0, 0, body))
+    bodies = [len(o.body) for o, _ in rig.writer.operations if isinstance(o, Append)]
+    assert limits.STORE_FLIGHT_SIZE_MAX // 2 < sum(bodies) <= limits.STORE_FLIGHT_SIZE_MAX
+    before = len(rig.writer.operations)
+    ann.send(1, message(1))
+    for _ in range(before + 2):
+        operation, answer = rig.writer.operations.popleft()
+        answer(rig.store.execute([operation])[0])
+    assert ann.heard(frames.Accepted)
+    rig.writer.run()
+    assert len(eve.heard(frames.Accepted)) == 16 * 8
+
+
 def test_threat_18_when_too_much_waits_the_greedy_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 18: Refused(BUSY) with the time to wait, and nothing behind it is taken, so that the order holds;
     who asks for little is served."""
