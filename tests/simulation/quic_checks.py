@@ -167,6 +167,7 @@ def longest_stall(
     undisturbed: dict[str, float] = {}
     queued: dict[bytes, tuple[float, str]] = {}
     committed: dict[bytes, float] = {}
+    reached: dict[str, float] = {}
     lost_sight: set[str] = set()
     longest = (0.0, "")
     for now, what, details in happenings:
@@ -186,10 +187,14 @@ def longest_stall(
                     committed[message_id] = now
             case "kept", (device, *_, message_id) if message_id in committed and device not in lost_sight:
                 served = max((start for start in listening_since if start <= now), default=now)
-                waited = now - max(committed[message_id], undisturbed.get(device, now), served)
+                since = max(committed[message_id], reached.get(device, 0.0))
+                waited = now - max(since, undisturbed.get(device, now), served)
                 longest = max(longest, (waited, f"{message_id.hex()} to {device}"))
             case "outage", (device, until):
                 undisturbed[device] = max(until, undisturbed.get(device, 0.0))
+                # A server's probes grow rare in a hole, so that dead clients cost little: one that says
+                # nothing is reached after twice the hole's time at the latest.
+                reached[device] = max(2 * until - now, reached.get(device, 0.0))
             case "stored", (*_, message_id) if message_id in queued:
                 since, device = queued.pop(message_id)
                 served = max((start for start in listening_since if start <= now), default=now)
