@@ -374,6 +374,9 @@ assert CHANNELS_MAX < SERVER_CHANNELS_MAX
 assert SERVER_CHANNELS_MAX < DEAD_CHANNELS_MAX
 assert DELIVER_WINDOW_SIZE <= STREAM_WINDOW
 assert SUBMIT_WINDOW_SIZE <= STREAM_WINDOW < CONNECTION_WINDOW
+assert FRAME_SIZE_MAX + FRAME_HEADER_SIZE <= STREAM_WINDOW // 2, (
+    "bytes are credited by the frame, and a window is announced by the half: a bigger frame never arrives"
+)
 assert CONNECT_TIMEOUT < FAILED_AFTER
 assert RECEIVE_WAITING_MAX * DATAGRAM_SIZE > CONNECTION_WINDOW, "one full window fits when nobody else waits"
 assert CONNECTIONS_PER_ADDRESS_MAX <= HANDSHAKES_BURST, "all users of one address may come back at once"
