@@ -183,7 +183,8 @@ ADDRESS_STAGGER: Final = 0.25
 OLD_SOCKET_LINGER: Final = 1.0
 """After a move the old socket is still read for this long: what was in flight to it is not thrown away."""
 PATH_CHANGES_PER_MINUTE: Final = 120
-"""Honest clients move rarely, NATs rebind more often; beyond this the connection is closed."""
+"""Honest clients move rarely, but a bad NAT rebinds with each packet. A move costs a challenge and what is in
+flight once more; a lower bound would let whoever copies packets on the way close other people's connections."""
 
 # ---- server ------------------------------------------------------------------------------------
 COMMIT_BATCH_MAX: Final = 512
