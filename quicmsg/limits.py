@@ -184,7 +184,7 @@ OLD_SOCKET_LINGER: Final = 1.0
 """After a move the old socket is still read for this long: what was in flight to it is not thrown away."""
 PATH_CHANGES_PER_MINUTE: Final = 120
 """Honest clients move rarely, but a bad NAT rebinds with each packet. A move costs a challenge and what is in
-flight once more; a lower bound would let whoever copies packets on the way close other people's connections."""
+flight once more; a lower bound would let whoever copies packets on the way close connections of others."""
 
 # ---- server ------------------------------------------------------------------------------------
 COMMIT_BATCH_MAX: Final = 512
