@@ -155,7 +155,8 @@ class End:
         if self._host is not None:
             self._host.route(self)
         if self.connection.has_ended:
-            self._farewell = datagrams if self._host is not None else []
+            repeats = self._host is not None and self.connection.is_address_proved
+            self._farewell = datagrams if repeats else []
             self._pump(now)
         self._forget_or_arm()
 

@@ -302,7 +302,8 @@ class Endpoint:
         peer.rider.pump(now)
         # A server stays to repeat its close to a client that did not hear it. A client leaves at once: its
         # program may be about to exit, and the server has timers of its own.
-        if farewell:
+        # An unproved address gets it once at most: each spoofed packet would get the whole of it again.
+        if farewell and peer.connection.is_address_proved:
             peer.farewell = farewell
         if peer.connection.is_terminated or not peer.farewell or not self._follows_path:
             self.detach(peer)

@@ -43,6 +43,11 @@ class GuardedConnection(ScheduledConnection):
             return []
         return datagrams
 
+    @property
+    def is_address_proved(self) -> bool:
+        """Whoever is at the peer's address has answered from there."""
+        return self._network_paths[0].is_validated
+
     def _unproved_room(self) -> int | None:
         """Bytes that may still go to an address that is not proved to be the peer's; None: it is."""
         path = self._network_paths[0]

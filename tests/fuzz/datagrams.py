@@ -7,8 +7,10 @@ ever; and an honest client of the same server goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from random import Random
 from typing import Any, Final
 from unittest import mock
@@ -90,18 +92,18 @@ class Bombardment:
 
     def run(self) -> Counter[str]:
         honest = Client(self.loop, HONEST)
-        self._talk(honest, until=lambda: bool(self.sessions) and honest.coupling.session is not None)
+        self.talk(honest, until=lambda: bool(self.sessions) and honest.coupling.session is not None)
         theirs = self.sessions[0]
         while self.inputs < DATAGRAMS:
             self._step()
             if self.random.random() < 0.1:
                 self.loop.run_for(self.random.choice((0.001, 0.3, 5.0)))
-                self._talk(honest, until=lambda: True)
+                self.talk(honest, until=lambda: True)
         honest.session.say(1, 3)
-        self._talk(honest, until=lambda: theirs.heard[1] == 3)
+        self.talk(honest, until=lambda: theirs.heard[1] == 3)
         theirs.say(1, 3)
         self.listener.links[0].flush()
-        self._talk(honest, until=lambda: honest.session.heard[1] == 3)
+        self.talk(honest, until=lambda: honest.session.heard[1] == 3)
         assert theirs.problems == honest.session.problems == theirs.ended == []
         self._end()
         return Counter(inputs=self.inputs, sessions=len(self.sessions), answered=len(self.gave))
@@ -124,6 +126,9 @@ class Bombardment:
                 self._send(data, client.address)
             if draw > 0.2:
                 self._send(damaged(random, data, self.known), self._sender(client))
+        if random.random() < 0.05:
+            for one in self.listener.links[1:]:
+                one.close(5, "why" * 80)
         for data, address in self._take_sent():
             if address == client.address and random.random() < 0.9:
                 client.connection.receive_datagram(data, SERVER, self.loop.now)
@@ -159,7 +164,7 @@ class Bombardment:
                 )
         return sent
 
-    def _talk(self, client: Client, until: Any) -> None:
+    def talk(self, client: Client, until: Any) -> None:
         """Let the honest client go on for a while."""
         for _ in range(200):
             for data in client.turn(self.loop.now):
@@ -213,8 +218,14 @@ def damaged(random: Random, data: bytes, others: list[bytes]) -> bytes:
 
 def case(random: Random) -> Counter[str]:
     """One bombardment; a third of them with Retry on."""
+    with staged(random, retry_above=0 if random.random() < 0.3 else limits.RETRY_ABOVE) as bombardment:
+        return bombardment.run()
+
+
+@contextlib.contextmanager
+def staged(random: Random, *, retry_above: int = limits.RETRY_ABOVE) -> Iterator[Bombardment]:
+    """The listener on the stub of a loop."""
     loop, watch = StubLoop(), Watch()
-    retry_above = 0 if random.random() < 0.3 else limits.RETRY_ABOVE
     asyncio = mock.Mock(get_running_loop=lambda: loop)
     endpoint.logger.addHandler(watch)
     try:
@@ -225,7 +236,7 @@ def case(random: Random) -> Counter[str]:
             mock.patch.object(link, "asyncio", asyncio),
             mock.patch.object(listener, "asyncio", asyncio),
         ):
-            return Bombardment(random, loop, watch).run()
+            yield Bombardment(random, loop, watch)
     finally:
         endpoint.logger.removeHandler(watch)
 

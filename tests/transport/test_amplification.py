@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 
 import pytest
+from fuzz.datagrams import Client, staged
 from quicpair import SERVER, World, client_configuration, pinned_aioquic
 from talk import Talk
 
@@ -35,7 +37,7 @@ def gave(world: World) -> list[int]:
 
 
 def test_a_spoofed_first_packet_gets_no_farewell_beyond_its_share() -> None:
-    """The handshake's packets use it up; the close after its timeout would be beyond it. (Found by fuzzing.)"""
+    """The handshake's packets use it up; the close after its timeout would be beyond it."""
     world = World(1)
     server = world.serve(lambda _: Talk())
     client = Connection(configuration=client_configuration(), trust=Trust(fingerprint="00"))
@@ -66,6 +68,46 @@ def test_a_spoofed_move_gets_no_farewell_beyond_its_share() -> None:
     )
     world.run_for(1)
     assert sum(sizes) <= 3 * len(packet)
+
+
+def test_a_close_is_not_repeated_to_an_unproved_address() -> None:
+    """Each small packet in somebody else's name would get the whole close again. (Found by fuzzing.)"""
+    world = World(1)
+    theirs, ours = Talk(), Talk()
+    server = world.serve(lambda _: theirs)
+    client = world.dial(ours)
+    world.run(lambda: theirs.channel_binding != b"")
+    world.run_for(1)
+    ours.send(0, bytes(500))
+    client._pump(world.now)
+    ((packet, _),) = client.connection.datagrams_to_send(world.now)
+    sizes = gave(world)
+    world.arrive(VICTIM, SERVER, packet)
+    world.run_for(0.01)
+    server.ends[0].close(5, "why" * 80)
+    world.run_for(0.01)
+    before = len(sizes)
+    for _ in range(8):
+        world.arrive(VICTIM, SERVER, packet[:30])
+    world.run_for(1)
+    assert sum(sizes) <= 3 * (len(packet) + 8 * 30)
+    assert all(size < 30 for size in sizes[before:]), "resets at most, smaller than what they answer"
+
+
+def test_the_endpoint_repeats_no_close_to_an_unproved_address() -> None:
+    """The same on the real listener and endpoint."""
+    with staged(Random(1)) as stage:
+        client = Client(stage.loop, ("10.0.2.2", 2))
+        stage.talk(client, until=lambda: bool(stage.sessions) and client.coupling.session is not None)
+        stage.loop.run_for(1)
+        client.session.send(0, bytes(500))
+        packet = client.turn(stage.loop.now)[0]
+        stage.socket.deliver((packet, VICTIM))
+        stage.listener.links[0].close(5, "why" * 80)
+        for _ in range(8):
+            stage.socket.deliver((packet[:30], VICTIM))
+        sizes = [len(data) for data, address in stage.socket.sent if address == VICTIM]
+        assert sum(240 < size < 400 for size in sizes) == 1, "the close, once"
 
 
 def test_a_proved_address_hears_the_close() -> None:
