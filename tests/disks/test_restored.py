@@ -135,10 +135,16 @@ async def story(base: Path, put_back: Callable[[World, Path], None], *, copy_is_
             ]
             assert bob.texts == every
             assert len(set(bob.ids)) == len(bob.ids)
+            # Carol's position in the log that is gone says nothing about this one.
+            assert await alice.state(waiting[0].message_id) is quicmsg.State.STORED
+            # Of what the restored log does not have, nothing more can be told than that it was stored.
+            assert await alice.state(lost[0].message_id) is quicmsg.State.STORED
         async with world.connect("carol") as client:
             carol = Shown(client)
             await carol.until("after 11")
             await carol.stop()
+            if put_back is not with_its_witness:
+                await waiting[-1].delivered(timeout=20)
             history = [m.text for m in await client.history("#team") if m.kind == 0]
         assert [row.text for row in await alice.outbox()] == []
         assert history == [f"kept {n}" for n in range(5)] + [f"after {n}" for n in range(12)]
