@@ -81,6 +81,11 @@ def server_kills(drawn: Settings) -> None:
     drawn.calm, drawn.faults = False, {"server kill": 1.5}
 
 
+def breaks(drawn: Settings) -> None:
+    drawn.calm, drawn.faults = False, {"hole": 1.5, "server kill": 3.0}
+    drawn.rate, drawn.disk_slowness, drawn.bounds = 6.0, 0.03, {}
+
+
 def restarts(drawn: Settings) -> None:
     drawn.calm, drawn.faults = False, {"client restart": 1.0}
 
@@ -133,6 +138,16 @@ async def _write_without_waiting(self: Journal, *writes: Any) -> None:
 def _answer_lost(deliver: Callable[..., Any]) -> Callable[..., Any]:
     def broken(self: Journal, outcomes: list[Any]) -> None:
         deliver(self, outcomes[:-1] if len(outcomes) > 3 else outcomes)
+
+    return broken
+
+
+def _questions_last(work: Callable[..., Any]) -> Callable[..., Any]:
+    def broken(file: Any, batch: list[Any]) -> list[Any]:
+        writes = work(file, [request for request in batch if request.writes])
+        outcomes = writes + work(file, [request for request in batch if not request.writes])
+        found = {outcome[0]: outcome for outcome in outcomes}
+        return [found[request] for request in batch]
 
     return broken
 
@@ -211,6 +226,12 @@ plant(
     "journal_answers_reversed",
     "the journal's answers come newest first",
     (journal_module, "work", _answers_reversed(journal_module.work)),
+)
+plant(
+    "questions_see_later_writes",
+    "a question in a batch of the journal is answered after all of its writes",
+    (journal_module, "work", _questions_last(journal_module.work)),
+    adjust=breaks,
 )
 plant(
     "never_reconnects",
