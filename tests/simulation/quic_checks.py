@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aioquic import tls
 from quicpair import End
 
-from quicmsg.limits import PTO_INTERVAL_MAX
+from quicmsg.limits import CONNECT_TIMEOUT, PTO_INTERVAL_MAX
 from quicmsg.protocol import frames
 from quicmsg.protocol.codec import FrameReader
 from simulation.history import Happening
@@ -169,6 +169,7 @@ def longest_stall(
     committed: dict[bytes, float] = {}
     reached: dict[str, float] = {}
     lost_sight: set[str] = set()
+    up: set[str] = set()
     longest = (0.0, "")
     for now, what, details in happenings:
         match what, details:
@@ -176,6 +177,13 @@ def longest_stall(
                 queued[message_id] = now, device
             case "up", (device,):
                 undisturbed.setdefault(device, now)
+                up.add(device)
+            case "down", (device, *_):
+                up.discard(device)
+            case "server crashed", _:
+                # In a handshake nothing says that the server is another one: it is given up in time.
+                for device in undisturbed.keys() - up:
+                    undisturbed[device] = max(now + CONNECT_TIMEOUT, undisturbed[device])
             case "moved", (device, aware):
                 undisturbed[device] = max(now, undisturbed.get(device, 0.0))
                 if not aware:
