@@ -30,6 +30,7 @@ PARTS: dict[str, list[str]] = {
     "fuzz-frames": ["tests.fuzz", "frames", "--minutes"],
     "fuzz-quic": ["tests.fuzz", "quic", "--minutes"],
     "fuzz-datagrams": ["tests.fuzz", "datagrams", "--minutes"],
+    "fuzz-amplification": ["tests.fuzz", "amplification", "--minutes"],
     "model": ["tests.simulation.model", "--messages", "3", "--faults", "2"],
 }
 """Name: module and arguments; `--minutes` gets its number, the model ends by itself."""
