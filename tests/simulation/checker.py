@@ -210,7 +210,7 @@ class Checker:
 
     def on_stored(self, device: str, conversation: str, epoch: int, seq: int, message_id: bytes) -> None:
         key = key_of(conversation, user_of(device))
-        self._in_time(device, key, self.queued_at[message_id], "stored")
+        self._in_time(device, key, self.queued_at.get(message_id, self.now), "stored")
         if (message_id, epoch, "delivered") in self.told[device]:
             self.problem(f"I10: {device} is told that {message_id.hex()} is stored, after it was delivered")
         if epoch == self.epoch and self.places.get((message_id, key)) != seq:

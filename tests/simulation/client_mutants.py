@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
-from quicmsg.client import bookkeeper
 from quicmsg.client.bookkeeper import Bookkeeper
 from quicmsg.limits import SEQ_MAX
-from quicmsg.protocol import events, frames
+from quicmsg.protocol import frames
 from quicmsg.protocol.client import ClientSession
 from quicmsg.protocol.client_conversations import ClientConversations
 from quicmsg.protocol.heartbeat import Beat, Heartbeat
@@ -84,18 +82,6 @@ def _marks_beyond_the_log(self: Mailbox, found: Conversation) -> tuple[int, int]
     return (min(p[0] for p in others), min(p[1] for p in others)) if others else (0, 0)
 
 
-def _told_of_it(changed: Callable[..., Any]) -> Callable[..., Any]:
-    def broken(self: Mailbox, entry: Any, *, channel_open: bool) -> None:
-        changed(self, entry, channel_open=channel_open)
-        found = self.conversations[entry.conversation]
-        found.unsure = False
-        self._events.append(
-            events.ConversationChanged(found.name, found.epoch, found.head, found.oldest, found.stale)
-        )
-
-    return broken
-
-
 def _ack_only_if_owed(speak: Callable[..., Any]) -> Callable[..., Any]:
     def broken(self: ClientConversations, channel: Any, now: float) -> None:
         found = channel.conversation
@@ -148,12 +134,6 @@ plant(
     settings=client_crashes,
 )
 plant(
-    "receipt_not_owed_after_crash",
-    "a crash between processing and Ack costs a tick",
-    wrap(bookkeeper, "_known", lambda known: lambda row, user: known(replace(row, owed=0), user)),
-    story="test_devices_and_groups.py:test_crash_between_processing_and_acknowledging_costs_no_tick",
-)
-plant(
     "reset_ignored",
     "the client goes on in a log that was restored",
     wrap(Mailbox, "opened", _opened_without_looking),
@@ -171,12 +151,6 @@ plant(
     "a tick counts entries behind which somebody may have joined",
     (Mailbox, "_marks", _marks_beyond_the_log),
     settings=late_joins,
-)
-plant(
-    "receipts_lost_with_the_channel",
-    "a receipt that the feed has counted, and that got lost, is not asked for again",
-    wrap(Mailbox, "changed", _told_of_it),
-    story="test_devices_and_groups.py:test_receipt_that_the_feed_has_counted_is_not_lost_with_its_channel",
 )
 plant(
     "no_ack_when_nothing_is_owed",

@@ -175,7 +175,9 @@ class Journal:
             self.on_death()
             return
         self._note([request for request, _, error in outcomes if error is None])
-        self._kernel.call_later(self._random.uniform(0.0, 0.001), self._report, life, outcomes)
+        # Telling takes its time as well: a crash may fall between what is durable and who knows it.
+        delay = self._random.uniform(0.0, self.slowness / 4)
+        self._kernel.call_later(delay, self._report, life, outcomes)
 
     def _report(self, life: int, outcomes: list[Outcome]) -> None:
         if life != self._life:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from simulation import client_mutants, server_mutants, transport_mutants
+from simulation import client_mutants, disk_mutants, peer_mutants, server_mutants, transport_mutants
 from simulation.planting import MUTANTS, Mutant, planted
 from simulation.run import DRAW, simulate
 
 SEEDS_MAX = 200
 assert client_mutants
+assert disk_mutants
+assert peer_mutants
 assert server_mutants
 assert transport_mutants
 

@@ -60,12 +60,12 @@ def wrap(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..
 
 
 def crashes(drawn: Settings) -> None:
-    drawn.calm = False
+    drawn.calm = drawn.sqlite = False
     drawn.faults |= {"server crash": 2.0, "client crash": 2.0}
 
 
 def server_crashes(drawn: Settings) -> None:
-    drawn.calm = False
+    drawn.calm = drawn.sqlite = False
     drawn.faults = {"server crash": 1.0, "break": 1.0}
 
 
@@ -75,7 +75,7 @@ def client_crashes(drawn: Settings) -> None:
 
 
 def breaks(drawn: Settings) -> None:
-    drawn.calm = False
+    drawn.calm = drawn.sqlite = False
     drawn.faults |= {"break": 1.5}
 
 
@@ -90,7 +90,8 @@ def moves(drawn: Settings) -> None:
 
 
 def members(drawn: Settings) -> None:
-    drawn.groups, drawn.membership_rate = 2, 2.0
+    drawn.groups, drawn.membership_rate, drawn.rate, drawn.duration = 2, 4.0, 15.0, 6.0
+    drawn.weather.delay, drawn.calm, drawn.patience = 0.1, False, float("inf")
 
 
 def small_windows(drawn: Settings) -> None:
@@ -101,6 +102,7 @@ def small_windows(drawn: Settings) -> None:
 
 def late_joins(drawn: Settings) -> None:
     drawn.calm = False
-    drawn.groups, drawn.membership_rate, drawn.rate = 1, 4.0, 8.0
+    drawn.groups, drawn.membership_rate, drawn.rate, drawn.duration = 1, 4.0, 8.0, 8.0
+    drawn.late, drawn.revoked, drawn.patience = set(), "", float("inf")
     drawn.bounds["DELIVER_WINDOW_MESSAGES"] = 1
     drawn.thinking = {device: (0.3 if device.startswith("alice") else 0.001) for device in drawn.thinking}

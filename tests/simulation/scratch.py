@@ -26,7 +26,9 @@ def remove_traces(path: Path) -> None:
 @functools.cache
 def _directory(_process: int) -> tempfile.TemporaryDirectory[str]:
     memory = Path("/dev/shm")
-    made = tempfile.TemporaryDirectory("quicmsg", dir=memory if os.access(memory, os.W_OK) else None)
+    made = tempfile.TemporaryDirectory(
+        prefix=f"quicmsg-simulation-{os.getpid()}-", dir=memory if os.access(memory, os.W_OK) else None
+    )
     # Worker processes do not run what is registered with `atexit`.
     Finalize(None, made.cleanup, exitpriority=1)
     return made

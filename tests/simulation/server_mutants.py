@@ -51,7 +51,12 @@ def _no_dedupe(append: Callable[..., Any]) -> Callable[..., Any]:
     return broken
 
 
-plant("no_dedupe", "a message that is sent again is stored again", wrap(MemoryStore, "_append", _no_dedupe))
+plant(
+    "no_dedupe",
+    "a message that is sent again is stored again",
+    wrap(MemoryStore, "_append", _no_dedupe),
+    settings=breaks,
+)
 plant(
     "stale_epoch_trusted",
     "a position from before a restored backup is believed",

@@ -159,7 +159,8 @@ def pacify(settings: Settings, *, only_stalls: bool) -> None:
 
 
 CLOCKS = (
-    "RESEND_INTERVAL", "FAILED_AFTER", "PING_INTERVAL_ACTIVE_MAX", "PING_INTERVAL_IDLE", "CHANNEL_IDLE",
+    "RESEND_INTERVAL", "FAILED_AFTER", "CONNECT_TIMEOUT", "CONNECT_PATIENCE",
+    "PING_INTERVAL_ACTIVE_MAX", "PING_INTERVAL_IDLE", "CHANNEL_IDLE",
 )  # fmt: skip
 """Bounds that make a world more nervous than the product is."""
 
@@ -187,6 +188,7 @@ def _bounds(random: Random) -> dict[str, float]:
     if random.random() < 0.4:
         # All of them together, as their relations want it.
         bounds |= {"RESEND_INTERVAL": 1.5, "FAILED_AFTER": 6.0, "PING_INTERVAL_ACTIVE_MAX": 1.0}
+        bounds |= {"CONNECT_TIMEOUT": 4.0, "CONNECT_PATIENCE": 5.0}
     return bounds
 
 

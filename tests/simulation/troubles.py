@@ -87,6 +87,13 @@ class Troubles:
     def _restart_server(self) -> None:
         delay = 0.01 if self._quiet else self._random.choice([0.05, 0.5, 3.0]) * self._random.random()
         self._kernel.call_later(delay, self._simulation.server.start)
+        if self._simulation.server.stored.disk is not None and self._strikes_again():
+            again = delay + self._random.uniform(0.0, 0.1)
+            self._kernel.call_later(again, lambda: self._quiet or self._simulation.server.crash(power=True))
+
+    def _strikes_again(self) -> bool:
+        """Power that comes back may go again before the first commit."""
+        return not self._quiet and self._random.random() < 0.2
 
     def _make_client_crash(self, device: Device) -> None:
         disk = device.disk.disk
@@ -101,6 +108,9 @@ class Troubles:
         longest = 0.01 if self._quiet else self._random.choice([0.1, 1.0, 3.0, self._settings.duration])
         delay = self._random.uniform(0.0, longest)
         self._kernel.call_later(delay, self._simulation.people.start_device, device)
+        if device.disk.disk is not None and self._strikes_again():
+            again = delay + self._random.uniform(0.0, 0.1)
+            self._kernel.call_later(again, lambda: self._quiet or device.crash(power=True))
 
     def _make_drain(self, _device: Device) -> None:
         self._simulation.server.stop()
