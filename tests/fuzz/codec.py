@@ -186,6 +186,10 @@ def _judge_tail(rest: bytes, extra: int, frame: list[Any]) -> Any:
     is not UTF-8, unhashable keys), so only its yes is an answer."""
     if extra > len(rest):
         return REFUSED
+    if b"\xc9\xff\xff\xff\xff" in rest:
+        return (
+            UNCLEAR  # the oracle's own bug: this size and the byte of the type overflow, and it skips nothing
+        )
     unpacker = msgpack.Unpacker(
         io.BytesIO(rest), raw=True, strict_map_key=False, max_buffer_size=FRAME_SIZE_MAX
     )

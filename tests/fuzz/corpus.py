@@ -30,6 +30,7 @@ _FRAMES: Final = tuple(
         b"\x95\x22" + _ID + b"\x00\x00\xa0",  # text for bytes
         b"\xdc\x00\x02\x26\x01",
         b"\xdd\x00\x00\x00\x02\x26\x01",
+        b"\x93\x26\x01\xc9\xff\xff\xff\xff",  # an extension of 4 G: msgpack 1.2 skips it as nothing
         b"\x91\x7f",  # an unknown type is skipped
         b"\x91\xff",
         b"\x92\x07\x01",  # Ping: known on channel 0 only
