@@ -268,7 +268,7 @@ CONTROL_RATE: Final = 50.0
 """Frames per second and session on the control channel, long-term; beyond it the session ends. A client says
 a ping a second, and what its person asks for; a packet of nothing but pings is 200 of them."""
 CONTROL_BURST: Final = 5_000
-FETCH_TOKEN_ENTRIES: Final = 10
+FETCH_TOKEN_ENTRIES: Final = 50
 """A Fetch costs a token, and one more for so many entries that it asks for: they are read from the disk."""
 REQUEST_RATE: Final = 2.0
 """Requests per second and user, long-term (invite, join, leave, link; a create counts its members): each
