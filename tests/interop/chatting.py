@@ -351,3 +351,9 @@ class Person:
             self._activity(self.end)
             self.end.flush()
         self._work()
+
+
+def assert_smooth(room: Room) -> None:
+    """Nobody noticed anything: one connection each, no red cross."""
+    assert [person.connections for person in room.people.values()] == [1] * len(room.people)
+    assert not any(person.failed for person in room.people.values())
