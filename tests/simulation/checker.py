@@ -170,7 +170,6 @@ class Checker:
         self.started_at[device] = self.now
         for place in [place for place in self.last_shown if place[0] == device]:
             del self.last_shown[place]
-        self.told[device].clear()
 
     def on_stands(self, device: str, conversation: str, epoch: int, position: int) -> None:
         """Where a start finds itself in a conversation."""

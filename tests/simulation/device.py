@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from quicmsg.client.bookkeeper import Bookkeeper
-from quicmsg.client.journal_writes import Cancelled, Queue, Requeued
+from quicmsg.client.journal_writes import Cancelled, MessageRow, MessageState, Queue, Requeued
 from quicmsg.client.values import ClientEvent, State
 from quicmsg.errors import QuicmsgError
 from quicmsg.protocol import events
@@ -159,23 +159,30 @@ class Device(Connected):
     # ---- what a person does
 
     def send(self, conversation: str, body: bytes, message_id: bytes) -> None:
-        """As `Postbox.queue`; the same id again is the same message again."""
+        """As `Postbox.queue`, under an id that the program has made: the same again is the same message."""
 
-        def is_over() -> bool:
-            assert self.disk.file is not None
-            known = self.disk.file.message(message_id)
-            return known is not None and known.state in ("stored", "cancelled")
+        def asked(known: MessageRow | None, _error: QuicmsgError | None) -> None:
+            if not _is_over(known):
+                self.disk.post(Queue(message_id, conversation, Kind.TEXT, 0, body, 1), durable)
 
         def durable(error: QuicmsgError | None) -> None:
             if error is not None:
                 self.note("refused", message_id)
             elif message_id in self.mailbox.outbox:
                 self.resend(message_id)
-            elif not is_over():
+            else:
+                # New, or what waited here under this id was answered, or cancelled, during the write.
+                self.disk.ask(lambda file: file.message(message_id), asked_again)
+
+        def asked_again(known: MessageRow | None, _error: QuicmsgError | None) -> None:
+            if _is_over(known):
+                return
+            if message_id in self.mailbox.outbox:
+                self.resend(message_id)
+            else:
                 self.books.queued(conversation, body, message_id, self._kernel.now)
 
-        if not is_over():
-            self.disk.post(Queue(message_id, conversation, Kind.TEXT, 0, body, 1), durable)
+        self.disk.ask(lambda file: file.message(message_id), asked)
 
     def resend(self, message_id: bytes) -> None:
         def durable(_error: QuicmsgError | None) -> None:
@@ -289,3 +296,7 @@ class Device(Connected):
             if not known and self._random.random() < self.reads:
                 self.read(name, entry.seq, public=self.reads_publicly)
         self._think()
+
+
+def _is_over(known: MessageRow | None) -> bool:
+    return known is not None and known.state in (MessageState.STORED, MessageState.CANCELLED)

@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from quicmsg.client import bookkeeper, journal_schema
-from quicmsg.client.bookkeeper import Bookkeeper
 from quicmsg.client.journal_apply import Applier
 from quicmsg.client.journal_reads import JournalReader
-from quicmsg.protocol import events
 from quicmsg.store.sqlite_tables import Tables
 from simulation import journal
 from simulation.planting import Patch, plant, wrap
@@ -52,10 +50,14 @@ def chatting_slowly(drawn: Settings) -> None:
     drawn.faults = {"client crash": 0.7}
 
 
-def crowded_channels(drawn: Settings) -> None:
-    """Who crashes has been told of more than it could open channels for."""
+def few_words(drawn: Settings) -> None:
+    """So little is said that nothing said later repairs what a crash took."""
     crashing_readers(drawn)
-    drawn.groups, drawn.bounds["CHANNELS_MAX"], drawn.bounds["SYNC_PAGE_ENTRIES"] = 4, 1, 256
+    drawn.devices, drawn.groups = {"alice": 1, "bob": 1}, 0
+    drawn.thinking = {"alice/0": 0.001, "bob/0": 0.001}
+    drawn.rate, drawn.faults, drawn.edits, drawn.repeats, drawn.reads = 1.0, {"client crash": 0.8}, 0, 0, 0
+    drawn.restores, drawn.forgetful = False, set()
+    drawn.journal_slowness, drawn.duration, drawn.weather.delay = 0.08, 6.0, 0.05
 
 
 def crashing_groups(drawn: Settings) -> None:
@@ -145,15 +147,6 @@ def _without_the_gone(load: Callable[..., Any]) -> Callable[..., Any]:
     return broken
 
 
-def _never_stale(handle: Callable[..., Any]) -> Callable[..., Any]:
-    def broken(self: Bookkeeper, event: events.Event) -> None:
-        if isinstance(event, events.ConversationChanged):
-            event = replace(event, stale=False)
-        handle(self, event)
-
-    return broken
-
-
 plant(
     "dedupe_not_rebuilt",
     "after a batch nobody knows which messages are stored",
@@ -181,7 +174,7 @@ plant(
     "receipt_not_owed_after_crash",
     "a crash between processing and Ack costs a tick",
     _loaded(owed=0),
-    settings=crashing_readers,
+    settings=few_words,
 )
 plant(
     "own_entries_forgotten",
@@ -206,10 +199,4 @@ plant(
     "after a restart a group that was left is not known, position and epoch included",
     wrap(JournalReader, "load", _without_the_gone),
     settings=crashing_groups,
-)
-plant(
-    "news_lost_in_a_crash",
-    "that a conversation has news is not written down",
-    wrap(Bookkeeper, "_handle", _never_stale),
-    settings=crowded_channels,
 )
