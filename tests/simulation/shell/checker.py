@@ -300,7 +300,10 @@ class Checker:
             return {"cancelled"} if message_id in self.cancelled else {"rejected"}
         key, seq = self.places[message_id]
         others = [user for user in self.members[key] if user != user_of(device)]
-        if user_of(device) not in self.members[key] or not others:
+        if user_of(device) not in self.members[key]:
+            # What was stored before its sender left, and whose answer was lost, cannot be asked about.
+            return {"stored", "delivered", "read", "rejected"}
+        if not others:
             return {"stored", "delivered", "read"}
         if all(self.reads[user, key] >= seq for user in others if self.members[key][user] <= seq):
             return {"delivered", "read"}
