@@ -23,6 +23,8 @@ REGRESSIONS: tuple[int, ...] = ()
 """Seeds that once failed, beyond those above."""
 QUICKLY_FOUND = (
     "window_update_lost",
+    "blocked_stream_forgotten",
+    "session_timer_forgotten",
     "retry_forgets_the_first_id",
     "same_id_after_move",
     "old_path_for_ever",

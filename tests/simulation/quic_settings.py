@@ -47,7 +47,8 @@ def draw_quic(seed: int) -> Settings:
     if settings.calm:
         weather.clear_up()
         pacify(settings, only_stalls=False)
-        settings.repeats = 0.0
+        # Who leaves a group and comes back sends again what was refused.
+        settings.repeats = settings.membership_rate = 0.0
         settings.bounds |= {"CHANNELS_MAX": 100, "SERVER_CHANNELS_MAX": 128, "STREAM_WINDOW": 256 * 1024}
         # A renewal of the keys costs what is in flight: aioquic drops packets with the older ones.
         settings.bounds["KEY_UPDATE_PACKETS"] = 2**20

