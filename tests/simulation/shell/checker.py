@@ -108,6 +108,7 @@ class Checker:
         if message_id not in self.own[device]:
             return  # what it did to a group
         self._stored_rows.add(message_id)
+        self._stored_at.setdefault(message_id, self.now)
         if message_id not in self.places:
             self.problem(f"C1 stored: {device} has {message_id.hex()} as stored; the server has not")
 
