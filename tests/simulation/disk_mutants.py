@@ -39,7 +39,7 @@ def crashing_readers(drawn: Settings) -> None:
 
 def restored_and_restarted(drawn: Settings) -> None:
     crashing_readers(drawn)
-    drawn.restores, drawn.rate = True, 8.0
+    drawn.restores, drawn.rate, drawn.journal_slowness = True, 8.0, 0.05
 
 
 def chatting_slowly(drawn: Settings) -> None:

@@ -61,12 +61,14 @@ def wrap(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..
 
 def crashes(drawn: Settings) -> None:
     drawn.calm = drawn.sqlite = False
-    drawn.faults |= {"server crash": 2.0, "client crash": 2.0}
+    drawn.faults |= {"server crash": 0.6, "client crash": 2.0}
+    drawn.duration, drawn.rate, drawn.patience = 5.0, 10.0, float("inf")
 
 
 def server_crashes(drawn: Settings) -> None:
     drawn.calm = drawn.sqlite = False
-    drawn.faults = {"server crash": 1.0, "break": 1.0}
+    drawn.faults = {"server crash": 0.4}
+    drawn.duration, drawn.rate, drawn.patience = 5.0, 10.0, float("inf")
 
 
 def client_crashes(drawn: Settings) -> None:

@@ -145,6 +145,7 @@ def pacify(settings: Settings, *, only_stalls: bool) -> None:
     settings.faults = {"stall": 0.7} if only_stalls else {}
     settings.restores, settings.revoked, settings.late = False, "", set()
     settings.by_hand = settings.stall_chance = settings.journal_stalls = settings.gives_back = 0.0
+    settings.repeats = 0.0  # which asks for another path, as any resending by hand
     settings.thinking = dict.fromkeys(settings.thinking, 0.001)
     # Waiting for one of two channels for 3 s is no calm world, and the clocks are those of the product.
     settings.bounds = {"SYNC_PAGE_ENTRIES": 1} if only_stalls else {**settings.bounds, "CHANNELS_MAX": 100}
