@@ -200,10 +200,10 @@ class Mailbox:
         found.oldest = verdict.oldest
         # Not the highest ever heard of: that may have been of a log that was replaced by a backup.
         found.head = max(found.received, verdict.head)
+        fresh = not (found.position or found.received)
         if found.received < verdict.oldest - 1:
             found.received = verdict.oldest - 1
             found.inbox.clear()
-        fresh = not (found.position or found.received)
         start = max(verdict.oldest - 1, verdict.position if fresh else 0)
         if found.position < start:
             # A new member sees the log from its own entry on, a new device from where the account stands.

@@ -216,3 +216,16 @@ def test_refusal_rejects_what_waits_and_asks_for_nothing_more() -> None:
     assert not mailbox.conversations[GROUP].wants_channel()
     mailbox.changed(ChangeEntry(GROUP, 3, 9), channel_open=False)
     assert mailbox.conversations[GROUP].wants_channel()
+
+
+def test_new_device_in_a_group_that_its_user_joined_late_starts_where_the_account_stands() -> None:
+    """Both ends of the channel begin behind the account's position: else the entries before it, which nobody
+    delivers, are waited for for ever."""
+    mailbox = Mailbox("alice", ME)
+    mailbox.opened(
+        GROUP, verdict(5, MemberEntry("alice", 5, 0), MemberEntry("bob", 5, 0), oldest=3, position=5)
+    )
+    found = mailbox.conversations[GROUP]
+    assert (found.position, found.received) == (5, 5)
+    mailbox.delivered(GROUP, entry(6), 0.0)
+    assert found.received == 6
