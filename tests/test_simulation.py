@@ -19,7 +19,7 @@ from simulation.settings import draw
 
 from quicmsg import limits
 
-SEEDS = range(1, 2001)
+SEEDS = range(1, 3001)
 SEEDS_PER_TEST = 100
 BATCHES = [SEEDS[start : start + SEEDS_PER_TEST] for start in range(0, len(SEEDS), SEEDS_PER_TEST)]
 SEEDS_TO_FIND = 500

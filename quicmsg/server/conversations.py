@@ -261,9 +261,12 @@ class Conversations:
                 peer.wake()
 
     def _tell_move(self, topic: Topic, user: str, moved: Moved) -> None:
-        if user not in topic.members:
+        known = topic.members.get(user)
+        if known is None:
             return  # it has left since
-        topic.members[user] = MemberPosition(user, moved.received, moved.read)
+        # While the members were looked up, a later Open or move may have been told: positions never go back.
+        received, read = max(known.received, moved.received), max(known.read, moved.read)
+        topic.members[user] = MemberPosition(user, received, read)
         self._tell_positions(topic, user, own_read=moved.own_read, change=moved.change)
 
     def _with_members(self, topic: Topic, then: Callable[[], None]) -> None:
