@@ -35,6 +35,8 @@ def run_again(regression: Regression) -> Report:
 
 
 REGRESSIONS = (
+    Regression(679, "an Ack's move was told after that of the next Open, and took its place"),
+    Regression(1242, "a new device in a group joined late waited for entries before its beginning"),
     Regression(12, "an own message behind another's was ticked again after a restart", crashing_readers),
     Regression(16, "a message to who has no device left is never delivered, and that is no fault", breaks),
     Regression(23, "what another device read in private was written down as public", private_readers),
