@@ -180,6 +180,9 @@ TICKET_LIFETIME: Final = 12 * 3600.0
 """A night's sleep. Below the 24 h that aioquic tells the client, which it cannot be told otherwise."""
 ADDRESS_STAGGER: Final = 0.25
 """Between attempts at the addresses of a name (RFC 8305): a broken IPv6 costs no more than this."""
+HANDSHAKE_AGAIN: Final = 1.5
+"""A handshake that takes longer is begun once more, beside the first: three round trips of a bad path, and a
+server that was restarted in the middle of one is usable again within 2 s."""
 OLD_SOCKET_LINGER: Final = 1.0
 """After a move the old socket is still read for this long: what was in flight to it is not thrown away."""
 PATH_CHANGES_PER_MINUTE: Final = 120
@@ -379,6 +382,7 @@ assert FRAME_SIZE_MAX + FRAME_HEADER_SIZE <= STREAM_WINDOW // 2, (
     "bytes are credited by the frame, and a window is announced by the half: a bigger frame never arrives"
 )
 assert CONNECT_TIMEOUT < FAILED_AFTER
+assert HANDSHAKE_AGAIN < CONNECT_TIMEOUT / 2, "the second one needs its time as well"
 assert RECEIVE_WAITING_MAX * DATAGRAM_SIZE > CONNECTION_WINDOW, "one full window fits when nobody else waits"
 assert CONNECTIONS_PER_ADDRESS_MAX <= HANDSHAKES_BURST, "all users of one address may come back at once"
 assert MEMBERS_MAX * (NAME_SIZE_MAX + 24) < FRAME_SIZE_MAX

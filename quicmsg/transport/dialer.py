@@ -8,7 +8,7 @@ import itertools
 import socket
 
 from quicmsg.errors import CertificateError, ConfigurationError, ConnectError, ErrorCode, QuicmsgError
-from quicmsg.limits import ADDRESS_STAGGER
+from quicmsg.limits import ADDRESS_STAGGER, HANDSHAKE_AGAIN
 from quicmsg.transport import Pumped, address_text
 from quicmsg.transport.connection import Connection, configuration
 from quicmsg.transport.endpoint import Endpoint
@@ -87,6 +87,12 @@ class _Race:
             await self._wait(ADDRESS_STAGGER)
             if self.winner is not None:
                 return
+        if self._running:
+            await self._wait(HANDSHAKE_AGAIN)
+        if self._running and self.winner is None:
+            # A server that was killed in the middle of a handshake, and is back, knows nothing of it, and
+            # has no key with which it could say so: only a fresh one gets through.
+            self._start(addresses[0])
         while self.winner is None and self._running:
             await self._wait(None)
 

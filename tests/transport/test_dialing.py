@@ -7,10 +7,11 @@ import socket
 from typing import Any
 
 import pytest
+from relay import Relay
 from stage import Play, Stage, free_port
 from talk import Talk
 
-from quicmsg.errors import ConfigurationError, ConnectError
+from quicmsg.errors import ConfigurationError, ConnectError, ErrorCode
 from quicmsg.limits import FAILED_AFTER
 from quicmsg.transport.dialer import _Race
 from quicmsg.transport.quic import Trust
@@ -54,6 +55,24 @@ def test_of_two_addresses_that_both_answer_one_is_used(play: Play, monkeypatch: 
 
     monkeypatch.setattr("quicmsg.transport.dialer._resolve", both)
     monkeypatch.setattr("quicmsg.transport.dialer.ADDRESS_STAGGER", 0.0)
+    play(scene)
+
+
+def test_a_handshake_that_was_forgotten_is_begun_anew(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is killed in the middle of a handshake and comes back: nothing on this handshake is ever
+    answered again, but a second one is."""
+
+    async def scene(stage: Stage) -> None:
+        relay = Relay(("127.0.0.1", await stage.serve()))
+        relay.passes = lambda client, data, to_server: client != next(iter(relay.flows), None)
+        ours = Talk()
+        link = await stage.dial(await relay.start(), ours)
+        await stage.until(lambda: len(stage.sessions) == 1)
+        assert (ours.ended, len(relay.flows)) == ([], 2)
+        link.close(ErrorCode.NO_ERROR, "")
+        await relay.close()
+
+    monkeypatch.setattr("quicmsg.transport.dialer.HANDSHAKE_AGAIN", 0.05)
     play(scene)
 
 
