@@ -246,11 +246,11 @@ MEMBERS_MAX: Final = 500
 """Of one group: Opened lists them all in one frame."""
 CONVERSATIONS_PER_USER_MAX: Final = 20_000
 """Created, opened or joined by the user itself: what others add it to must not use up its share."""
-ADDED_PER_USER_MAX: Final = 2_000
+ADDED_PER_USER_MAX: Final = 5_000
 """Groups that others have put a user into and that it has not left: each is a line in its list."""
-ADDED_BY_ONE_MAX: Final = 100
-"""Of those, groups that one user made: a single account cannot fill a stranger's list. Whoever wants to be in
-more of them joins the open ones itself."""
+ADDED_BY_ONE_MAX: Final = 1_000
+"""Of those, groups that one user made: a single account cannot fill a stranger's list for ever, and a program
+with a room for each topic still works. Whoever wants to be in more of them joins the open ones itself."""
 DEVICES_PER_USER_MAX: Final = 16
 LINK_CODE_LIFETIME: Final = 600.0
 INVITE_CODE_LIFETIME: Final = 7 * 24 * 3600.0

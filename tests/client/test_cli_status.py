@@ -215,9 +215,13 @@ def test_7_a_pinned_authority_has_changed(tmp_path: Path) -> None:
     words = ["--data", str(tmp_path / "state"), "--user", "ann", "whoami"]
     with server(base) as place:
         given = [*CLIENT, "--server", place.address, *words]
-        first = subprocess.run(given, capture_output=True, text=True, env=environment(), check=False)
+        first = subprocess.run(
+            given, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False
+        )
     with server(tmp_path / "second", address=place.address):
-        second = subprocess.run(given, capture_output=True, text=True, env=environment(), check=False)
+        second = subprocess.run(
+            given, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False
+        )
     assert (first.returncode, second.returncode) == (0, 7)
     assert "fingerprint" in first.stderr
     assert "not the pinned one" in one_line(second.stderr)
