@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+from typing import Any
 
 import aioquic
 from aioquic import tls
@@ -25,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from quicmsg.errors import ConfigurationError, QuicmsgError
 from quicmsg.limits import DATAGRAM_SIZE
 from quicmsg.transport.connection import Connection, configuration
+from quicmsg.transport.guards import share_epochs
 from quicmsg.transport.paths import PathChanged
 from quicmsg.transport.resuming import ClientTickets, ServerTickets
 from quicmsg.transport.trust import Trust, fingerprint
@@ -47,12 +49,13 @@ _OVERRIDDEN = (
     "_write_ping_frame",
     "_write_stream_limits",
 )
-_NAMES = {
+_NAMES: dict[Any, tuple[str, ...]] = {
     upstream.QuicConnection: (*_OVERRIDDEN, "_close_end", "_send_probe", "_stream_is_discarded"),
     QuicPacketRecovery: ("_on_packets_lost", "get_probe_timeout", "reschedule_data"),
     QuicStreamReceiver: ("handle_frame", "handle_reset", "on_stop_sending_delivery", "stop"),
     QuicStreamSender: ("on_data_delivery", "on_reset_delivery", "reset", "write"),
     Context: ("_set_peer_certificate",),
+    upstream: ("EPOCHS",),
 }
 _CLIENT, _MOVED, _SERVER = ("192.0.2.1", 1), ("192.0.2.2", 2), ("192.0.2.3", 3)
 _STEP = 0.01
@@ -68,6 +71,7 @@ def check_aioquic() -> None:
         for name in names:
             if not hasattr(owner, name):
                 raise _does_not_fit(f"{owner.__name__}.{name} is missing")
+    share_epochs()
     try:
         _rehearse()
     except QuicmsgError:
