@@ -153,6 +153,7 @@ class Hub:
     def _detach(self, peer: Peer, event: events.SessionEnded) -> None:
         session = peer.session
         self._directory.remove(peer)
+        self._submitter.withdraw(session)
         for channel in list(peer.topics):
             self._conversations.closed(peer, channel)
         log = self._environment.log if session.user else self._strangers.log

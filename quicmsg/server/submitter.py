@@ -17,6 +17,7 @@ from quicmsg.store import Append, Operation, Refusal, Result
 from quicmsg.store.writer import StoreWriter
 
 Answer = Callable[[Result], None]
+_Waiting = tuple[ServerSession, Operation, Answer]
 OPERATION_OVERHEAD = 1_000
 """Bytes that a waiting operation costs beside its body."""
 
@@ -33,7 +34,8 @@ class Submitter:
         self._on_revoked = on_revoked
         self._in_flight = 0
         self._flight_size = 0
-        self._held: dict[str, deque[tuple[Operation, Answer]]] = {}
+        self._held: dict[str, deque[_Waiting]] = {}
+        self._strangers: dict[ServerSession, tuple[str, _Waiting]] = {}
         self._sizes: dict[str, int] = {}
         self._size = 0
         self._releasing = False
@@ -57,8 +59,21 @@ class Submitter:
         if not self._held and self._has_room():
             self._hand_over(operation, answered)
             return
-        self._held.setdefault(user, deque()).append((operation, answered))
+        waiting = session, operation, answered
+        self._held.setdefault(user, deque()).append(waiting)
         self._count(user, size)
+        if not session.user:
+            self._strangers[session] = user, waiting
+
+    def withdraw(self, session: ServerSession) -> None:
+        """It ended. If its sign-in still waits here, nobody wants the answer: while the disk stands still
+        its client comes back every few seconds, and each time another one would stay."""
+        user, waiting = self._strangers.pop(session, (None, None))
+        if user is not None and waiting is not None:
+            self._held[user].remove(waiting)
+            self._count(user, -_size(waiting[1]))
+            if not self._held[user]:
+                del self._held[user]
 
     def is_over_share(self, session: ServerSession) -> bool:
         """So much waits for the disk that users with more than an equal share of it are sent away."""
@@ -89,7 +104,8 @@ class Submitter:
         try:
             while self._held and self._has_room():
                 user, waiting = next(iter(self._held.items()))
-                operation, answered = waiting.popleft()
+                session, operation, answered = waiting.popleft()
+                self._strangers.pop(session, None)
                 del self._held[user]
                 if waiting:
                     self._held[user] = waiting  # behind everybody else

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hubrig import Rig, Wire
+
 from quicmsg import limits
 from quicmsg.protocol import frames
 from quicmsg.protocol.codec import encode
@@ -70,3 +72,36 @@ def test_a_reset_channel_gives_back_its_window_but_not_its_place_in_the_queue() 
         session.receive_reset(number, 0, 1.0)
         hub.pump(session)
     assert len(writer.waiting) == limits.OPERATIONS_MAX
+
+
+class Impatient(Wire):
+    """A client that gives up before the store does anything."""
+
+    def settle(self) -> None:
+        pass
+
+    def give_up(self) -> None:
+        self.rig.time += limits.SIGN_IN_TIMEOUT + 1
+        self.session.handle_timer(self.rig.time)
+        self.rig.hub.pump(self.session)
+
+
+def test_sign_ins_that_nobody_waits_for_any_more_are_forgotten() -> None:
+    """A full disk is waited for, for hours perhaps, and clients come back every few seconds: what waits is
+    what is connected, also of those whose address changed meanwhile. Then who is there is let in."""
+    rig = Rig()
+    rig.writer.full = True
+    for number in range(100):
+        client = Impatient(rig, "ann", number, "")
+        client.session.path_changed("192.0.2.77:7", rig.time)
+        client.give_up()
+    stays = Impatient(rig, "bob", 0, "")
+    submitter = rig.hub._submitter
+    assert (rig.hub.sessions, submitter._size) == (1, sum(submitter._sizes.values()))
+    assert [len(line) for line in submitter._held.values()] == [1]
+    rig.writer.full = False
+    rig.hub.room()
+    rig.writer.run()
+    assert stays.is_up
+    assert (submitter._size, submitter._sizes, submitter._held, submitter._strangers) == (0, {}, {}, {})
+    assert not rig.store.devices("ann")
