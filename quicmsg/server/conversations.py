@@ -73,6 +73,10 @@ class Conversations:
 
     def open(self, peer: Peer, event: events.OpenRequested) -> None:
         session = peer.session
+        if self._submitter.is_over_share(session):
+            # What a session asked stays when it is gone: a session may have few, one after the other many.
+            self._send_away(session, event.channel)
+            return
         key = key_of(event.conversation, session.user)
         topic = self._topics.use(key)
         operation = OpenConversation(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hubrig import Rig, Wire
 
 from quicmsg import limits
+from quicmsg.errors import ErrorCode
 from quicmsg.protocol import frames
 from quicmsg.protocol.codec import encode
 from quicmsg.protocol.frames import CONTROL
@@ -105,3 +107,30 @@ def test_sign_ins_that_nobody_waits_for_any_more_are_forgotten() -> None:
     assert stays.is_up
     assert (submitter._size, submitter._sizes, submitter._held, submitter._strangers) == (0, {}, {}, {})
     assert not rig.store.devices("ann")
+
+
+def test_one_session_after_the_other_opens_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow disk a device signs in, opens as much as one session may, goes away and comes back: what it
+    left behind still waits. Beyond its share it is told to come back later; somebody else opens at once."""
+    monkeypatch.setattr("quicmsg.server.submitter.STORE_FLIGHT_MAX", 4)
+    monkeypatch.setattr("quicmsg.server.submitter.HELD_SIZE_MAX", 300_000)
+    rig = Rig()
+    ann = rig.connect("ann")
+    for _ in range(20):
+        eve = Impatient(rig, "eve", 0, "")
+        while not eve.is_up:
+            operation, answer = rig.writer.operations.popleft()
+            answer(rig.store.execute([operation])[0])
+        for channel in range(1, 129):
+            eve.send(channel, frames.Open(f"#room{channel}", 0, 0, 0))
+        eve.session.close(now=rig.time)
+        rig.hub.pump(eve.session)
+    assert rig.hub._submitter._size <= 400_000
+    assert {refused.code for refused in eve.heard(frames.Refused)} <= {ErrorCode.BUSY}
+    ann.send(1, frames.Open("@ann", 0, 0, 0))
+    for _ in range(6):
+        operation, answer = rig.writer.operations.popleft()
+        answer(rig.store.execute([operation])[0])
+    assert ann.heard(frames.Opened)
+    rig.writer.run()
+    assert rig.hub._submitter._size == 0
