@@ -17,9 +17,9 @@ from simulation.planting import (
     breaks,
     client_crashes,
     late_joins,
-    members,
     moves,
     plant,
+    rejoining,
     restores,
     small_windows,
     wrap,
@@ -177,5 +177,5 @@ plant(
     "losing a group rejects what is on its way into it",
     wrap(ClientConversations, "_refused", lambda refused: lambda self, channel, frame, now: (
         channel.in_flight.clear(), refused(self, channel, frame, now))),
-    settings=members,
+    settings=rejoining,
 )  # fmt: skip

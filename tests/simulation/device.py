@@ -161,28 +161,17 @@ class Device(Connected):
     def send(self, conversation: str, body: bytes, message_id: bytes) -> None:
         """As `Postbox.queue`, under an id that the program has made: the same again is the same message."""
 
-        def asked(known: MessageRow | None, _error: QuicmsgError | None) -> None:
-            if not _is_over(known):
-                self.disk.post(Queue(message_id, conversation, Kind.TEXT, 0, body, 1), durable)
-
-        def durable(error: QuicmsgError | None) -> None:
+        def durable(known: MessageRow | None, error: QuicmsgError | None) -> None:
             if error is not None:
                 self.note("refused", message_id)
-            elif message_id in self.mailbox.outbox:
-                self.resend(message_id)
-            else:
-                # New, or what waited here under this id was answered, or cancelled, during the write.
-                self.disk.ask(lambda file: file.message(message_id), asked_again)
-
-        def asked_again(known: MessageRow | None, _error: QuicmsgError | None) -> None:
-            if _is_over(known):
-                return
-            if message_id in self.mailbox.outbox:
-                self.resend(message_id)
-            else:
+            elif known is None:
                 self.books.queued(conversation, body, message_id, self._kernel.now)
+            elif known.state is not MessageState.STORED and message_id in self.mailbox.outbox:
+                self.resend(message_id)
+            # Else it was answered, or cancelled, before or during the write.
 
-        self.disk.ask(lambda file: file.message(message_id), asked)
+        queue = Queue(message_id, conversation, Kind.TEXT, 0, body, 1)
+        self.disk.write_after(lambda file: file.message(message_id), queue, durable)
 
     def resend(self, message_id: bytes) -> None:
         def durable(_error: QuicmsgError | None) -> None:
@@ -296,7 +285,3 @@ class Device(Connected):
             if not known and self._random.random() < self.reads:
                 self.read(name, entry.seq, public=self.reads_publicly)
         self._think()
-
-
-def _is_over(known: MessageRow | None) -> bool:
-    return known is not None and known.state in (MessageState.STORED, MessageState.CANCELLED)

@@ -136,6 +136,15 @@ class Journal:
     ) -> None:
         self._submit(Request((), question, callback))
 
+    def write_after(
+        self,
+        question: Callable[[JournalFile], T],
+        write: Write,
+        callback: Callable[[T | None, QuicmsgError | None], object],
+    ) -> None:
+        """As `Journal.write_after`: the callback gets what the question found right before the write."""
+        self._submit(Request((write,), question, callback))
+
     def flush(self, callback: Callback) -> None:
         """As `Journal.write()`: everything before is durable."""
         self._submit(Request((), None, lambda _result, error: callback(error)))

@@ -59,6 +59,11 @@ def wrap(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..
 # ---- settings
 
 
+def patient(drawn: Settings) -> None:
+    """What is late is no find: what never comes is."""
+    drawn.patience = float("inf")
+
+
 def crashes(drawn: Settings) -> None:
     drawn.calm = drawn.sqlite = False
     drawn.faults |= {"server crash": 0.6, "client crash": 2.0}
@@ -91,9 +96,15 @@ def moves(drawn: Settings) -> None:
     drawn.faults |= {"rebinding": 2.0, "server crash": 3.0}
 
 
-def members(drawn: Settings) -> None:
-    drawn.groups, drawn.membership_rate, drawn.rate, drawn.duration = 2, 4.0, 15.0, 6.0
-    drawn.weather.delay, drawn.calm, drawn.patience = 0.1, False, float("inf")
+def rejoining(drawn: Settings) -> None:
+    """Who leaves a group is back in it before the commit that has a message of theirs behind both."""
+    drawn.calm, drawn.patience, drawn.sqlite, drawn.restores = False, float("inf"), False, False
+    drawn.devices = {"alice": 2, "bob": 1}
+    drawn.thinking = dict.fromkeys(("alice/0", "alice/1", "bob/0"), 0.001)
+    drawn.late, drawn.revoked, drawn.forgetful, drawn.private = set(), "", set(), ()
+    drawn.faults, drawn.bounds = {}, {}
+    drawn.groups, drawn.membership_rate, drawn.rate, drawn.duration = 1, 15.0, 15.0, 5.0
+    drawn.commit_max, drawn.weather.delay = 0.3, 0.02
 
 
 def small_windows(drawn: Settings) -> None:

@@ -16,6 +16,7 @@ from simulation.checker import Checker, Final
 from simulation.device import Device
 from simulation.history import History
 from simulation.kernel import Kernel
+from simulation.manners import watched_manners
 from simulation.network import Network
 from simulation.people import People
 from simulation.quic_checks import check_transport, watch_closely
@@ -73,6 +74,8 @@ class Simulation:
         self.checker = Checker(ids, settings.patience)
         self._troubles = Troubles(self)
         self._beyond: list[str] = []
+        self.complaints: list[str] = []
+        """Filled by `watched_manners`."""
 
     def run(self) -> Report:
         """Run it to its end."""
@@ -111,7 +114,7 @@ class Simulation:
         while problems and self.kernel.now < began + QUIET_MAX:
             self.kernel.run_until(self.kernel.now + LOOK_INTERVAL)
             self.checker.see(self.history.happenings)
-            problems = self.checker.problems + self._beyond or self._unfinished()
+            problems = self.checker.problems + self._beyond + self.complaints or self._unfinished()
             if not problems:
                 problems = self._check()
             if not problems:
@@ -141,8 +144,18 @@ class Simulation:
     def _check(self) -> list[str]:
         self.checker.see(self.history.happenings)
         finals = {device.name: _final(device) for device in self.devices if device.running}
-        problems = self.checker.finish(finals) + self._check_memory() + self._beyond
-        return problems + self._check_calm() + check_transport(self)
+        problems = self.checker.finish(finals) + self._check_memory() + self._beyond + self.complaints
+        return problems + self._check_opens() + self._check_calm() + check_transport(self)
+
+    def _check_opens(self) -> list[str]:
+        """Who has opened a channel, and has a connection, gets an answer."""
+        return [
+            f"I6: {device.name} got no answer to its Open of {name}"
+            for device in self.devices
+            if device.running and device.session is not None and device.is_up
+            for name, channel in device.session._by_name.items()
+            if not channel.opened
+        ]
 
     def _check_calm(self) -> list[str]:
         if not self.settings.calm:
@@ -206,8 +219,9 @@ def simulate(
     """Run one seed."""
     drawn = copy.deepcopy(settings) if settings else DRAW[tier](seed)
     pinned = pinned_aioquic(seed) if drawn.tier == "quic" else contextlib.nullcontext()
-    with bounded(drawn.bounds), pinned:
+    with bounded(drawn.bounds), pinned, watched_manners() as complaints:
         simulation = Simulation(seed, drawn, trace=trace)
+        simulation.complaints = complaints
         if with_frames:
             simulation.network.watch = FrameTrace(simulation.history)
         try:

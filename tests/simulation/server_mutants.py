@@ -14,7 +14,7 @@ from quicmsg.protocol.session import Session
 from quicmsg.server.conversations import Conversations
 from quicmsg.store import Append, OpenConversation, rules
 from quicmsg.store.memory import MemoryStore
-from simulation.planting import Patch, breaks, crashes, plant, restores, server_crashes, wrap
+from simulation.planting import Patch, breaks, crashes, patient, plant, restores, server_crashes, wrap
 from simulation.stored import Disk
 
 # ---- the server's disk
@@ -95,8 +95,12 @@ def _delivered_on_send(deliver: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unpark_reversed(welcome: Callable[..., Any]) -> Callable[..., Any]:
+    """The channels keep their order: between them there is none, only within each."""
+
     def broken(self: ServerSession, **arguments: Any) -> None:
-        self._parked.reverse()
+        channels = dict.fromkeys(channel for channel, _, _ in self._parked)
+        late = self._parked[::-1]
+        self._parked = [piece for channel in channels for piece in late if piece[0] == channel]
         welcome(self, **arguments)
 
     return broken
@@ -133,10 +137,15 @@ plant(
     "the tick says that bytes were written",
     wrap(ServerConversations, "deliver", _delivered_on_send),
 )
-plant("no_park", "what came before the sign-in is dropped", (ServerSession, "_park", lambda *_: None))
+plant(
+    "no_park",
+    "what came before the sign-in is dropped",
+    (ServerSession, "_park", lambda *_: None),
+    settings=patient,
+)
 plant(
     "parked_out_of_order",
-    "what came before the sign-in is taken up in another order",
+    "what came on a channel before the sign-in is taken up in another order",
     wrap(ServerSession, "welcome", _unpark_reversed),
 )
 plant(
