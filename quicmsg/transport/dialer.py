@@ -87,12 +87,17 @@ class _Race:
             await self._wait(ADDRESS_STAGGER)
             if self.winner is not None:
                 return
-        if self._running:
-            await self._wait(HANDSHAKE_AGAIN)
-        if self._running and self.winner is None:
+        loop = asyncio.get_running_loop()
+        again_at = loop.time() + HANDSHAKE_AGAIN
+        while self.winner is None and self._running and (left := again_at - loop.time()) > 0:
+            await self._wait(left)
+        if self.winner is None:
             # A server that was killed in the middle of a handshake, and is back, knows nothing of it, and
             # has no key with which it could say so: only a fresh one gets through.
-            self._start(addresses[0])
+            for link in list(self._running):
+                unanswered = link.peer.connection.get_peer_address()
+                assert unanswered is not None, "it has begun"
+                self._start(unanswered)
         while self.winner is None and self._running:
             await self._wait(None)
 

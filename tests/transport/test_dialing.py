@@ -76,6 +76,35 @@ def test_a_handshake_that_was_forgotten_is_begun_anew(play: Play, monkeypatch: p
     play(scene)
 
 
+def test_every_handshake_that_is_not_answered_is_begun_anew(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first address swallows everything; the server behind the second one was killed in the middle of
+    its handshake. That an attempt elsewhere failed meanwhile hurries nothing."""
+
+    async def scene(stage: Stage) -> None:
+        relay = Relay(("127.0.0.1", await stage.serve()))
+        relay.passes = lambda client, data, to_server: client != next(iter(relay.flows), None)
+        port = await relay.start()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.1", 0))
+
+            async def three(*_: object) -> list[tuple[str, int]]:
+                return [deaf.getsockname(), ("127.0.0.1", port), ("127.0.0.1", free_port())]
+
+            monkeypatch.setattr("quicmsg.transport.dialer._resolve", three)
+            begun = asyncio.get_running_loop().time()
+            link = await stage.dial(port, Talk(), timeout=3.0)
+            assert asyncio.get_running_loop().time() - begun >= 0.1
+            assert len(relay.flows) == 2
+            link.close(ErrorCode.NO_ERROR, "")
+            await relay.close()
+
+    monkeypatch.setattr("quicmsg.transport.dialer.ADDRESS_STAGGER", 0.0)
+    monkeypatch.setattr("quicmsg.transport.dialer.HANDSHAKE_AGAIN", 0.1)
+    play(scene)
+
+
 def test_the_first_handshake_to_finish_wins() -> None:
     """Also when two finish in the same turn of the loop."""
 
