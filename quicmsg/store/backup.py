@@ -51,6 +51,7 @@ def restore(source: Path, target: Path, report: check.Report) -> Path | None:
         raise ConfigurationError(f"there is no {source}")
     lock = _lock(target)
     fresh = target.with_name(target.name + RESTORING)
+    was_interrupted = fresh.exists()
     try:
         with _written(fresh):
             report(f"copying {source}")
@@ -62,6 +63,10 @@ def restore(source: Path, target: Path, report: check.Report) -> Path | None:
             fresh.replace(target)
             sync_directory(target.parent)
             return aside
+    except BaseException:
+        if was_interrupted:
+            fresh.touch(0o600)  # what is there may be half of the old files: still no server starts on it
+        raise
     finally:
         lock.release()
 
