@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,8 +96,6 @@ def accept(target: Path) -> None:
             connection.execute("BEGIN IMMEDIATE")
             chain.compute_all(connection)
             connection.execute("COMMIT")
-    except (struct.error, TypeError) as error:
-        raise StorageError(f"{target} cannot be accepted: a message is no message any more") from error
     finally:
         lock.release()
 

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
+from quicmsg.errors import StorageError
 from quicmsg.limits import STORE_WALK_REPORT_ROWS, STORE_WALK_ROWS
 
 logger = logging.getLogger(__name__)
@@ -65,13 +66,20 @@ def walk(connection: Connection, conversation: int) -> Iterator[tuple[Row, bytes
 
 
 def compute_all(connection: Connection) -> None:
-    """Give every row of the store its link, inside the caller's transaction."""
+    """Give every row of the store its link, inside the caller's transaction. Raises StorageError for a row
+    that is so damaged that it cannot have one."""
     total = connection.execute("SELECT count(*) FROM message").fetchall()[0][0]
     done = 0
     for number, key in connection.execute("SELECT id, key FROM conversation").fetchall():
         before = beginning(key)
         for row, _ in walk(connection, number):
-            before = link(before, row)
+            try:
+                before = link(before, row)
+            except (struct.error, TypeError) as error:
+                raise StorageError(
+                    f"message {row[1]} of {key} is no message any more: put a backup in the database's place "
+                    "(quicmsg restore FILE)"
+                ) from error
             connection.execute(
                 "UPDATE message SET chain = ? WHERE conversation = ? AND seq = ?", (before, number, row[1])
             )

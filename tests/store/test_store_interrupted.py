@@ -1,10 +1,13 @@
-"""What an earlier attempt at putting a copy in place has left behind."""
+"""Upgrades and restores that did not come to their end."""
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from given import Given
 
 from quicmsg.errors import ConfigurationError, StorageError
 from quicmsg.store import backup
@@ -34,3 +37,25 @@ def test_a_failed_attempt_makes_no_half_of_a_store_whole(path: Path, tmp_path: P
         open_store(path)
     backup.restore(tmp_path / "backup.db", path, str)
     open_store(path).close()
+
+
+def test_an_older_file_with_an_impossible_row_is_refused_in_words(path: Path, tmp_path: Path) -> None:
+    """It cannot be given its hashes: server and restore say its place, and nothing is changed."""
+    given = Given(open_store(path), lambda store: store)
+    given.users("ann", "bob")
+    given.direct("ann", "bob")
+    given.say("@ann:bob", "ann", "hi")
+    given.store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "ALTER TABLE message DROP COLUMN chain; ALTER TABLE conversation DROP COLUMN chain;"
+            "PRAGMA user_version = 2; UPDATE message SET device = 'what?'"
+        )
+    damaged = r"message 1 of @ann:bob is no message any more: put a backup"
+    with pytest.raises(StorageError, match=damaged):
+        open_store(path)
+    with pytest.raises(StorageError, match=damaged):
+        backup.restore(path, tmp_path / "server.db", str)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert not (tmp_path / "server.db").exists()
