@@ -115,9 +115,10 @@ class Server:
         return code
 
     async def stop(self, timeout: float = DRAIN_TIMEOUT) -> None:  # noqa: ASYNC109 - part of the promise
-        """Tell every client, finish what was taken on, close everything. What was accepted is stored."""
+        """Tell every client, finish what is at the store, close everything. What was accepted is stored; what
+        waits for its turn at the store is not answered, and clients send it again when there is a server."""
         self._hub.drain(timeout)
-        # What was submitted before the stop is committed and answered while the links still live.
+        # What is at the store (a commit or two) is answered while the links still live.
         await asyncio.to_thread(self._writer.close)
         await asyncio.sleep(0)
         self._hub.close()
