@@ -155,7 +155,8 @@ RECEIVE_AHEAD: Final = 4
 what stays in the kernel's buffer is lost by everybody alike."""
 RECEIVE_WAITING_MAX: Final = 4_096
 """Datagrams that were read and wait for their turn (5 MB); above it who has more than an equal share of them
-loses what comes. A sender takes that for a narrow path, and slows down."""
+loses what comes, and above twice as many everybody who has one waiting. A sender takes that for a narrow
+path, and slows down."""
 TIMER_LATENESS: Final = 0.0005
 """QUIC timers fire a little late, never early or on time: aioquic re-arms the same instant for ever."""
 PTO_INTERVAL_MAX: Final = 0.5
@@ -307,6 +308,8 @@ OUTBOX_MAX: Final = 100_000
 """Messages waiting on this device; beyond it send() refuses instead of filling the disk."""
 JOURNAL_QUEUE_MAX: Final = 4_096
 """Writes waiting for this device's disk; beyond it a writer waits for room. At 16 KiB each: 64 MiB."""
+CANCELLED_MAX: Final = 10_000
+"""Cancelled messages of which a late answer is still told; the oldest are forgotten."""
 CLIENT_EVENTS_MAX: Final = 65_536
 """Events that a subscriber has not taken; the oldest are dropped, and it is told how many."""
 SLEEP_CHECK_INTERVAL: Final = 2.0

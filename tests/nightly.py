@@ -7,7 +7,9 @@ with its output in a file. A line a minute says how far they are. Exit status 1 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 GRACE = 600.0
 """Seconds beyond its minutes after which a part counts as stuck."""
+STOP_TIMEOUT = 10.0
 PARTS: dict[str, list[str]] = {
     "streams": ["tests.simulation", "--tier", "streams", "--jobs", "1", "--minutes"],
     "quic": ["tests.simulation", "--tier", "quic", "--jobs", "1", "--minutes"],
@@ -54,7 +57,7 @@ class Run:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.nightly", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of each part (default 20)")
+    parser.add_argument("--minutes", type=positive, default=20.0, help="of each part (default 20)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parts side by side")
     parser.add_argument("--output", type=Path, help="directory for what the parts print")
     arguments = parser.parse_args()
@@ -65,6 +68,14 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     say(f"output of the parts: {output}")
     return Night(arguments.parts or list(PARTS), arguments.minutes, arguments.jobs, output).run()
+
+
+def positive(text: str) -> float:
+    """A number of minutes above zero."""
+    number = float(text)
+    if not 0 < number < 100_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of minutes above 0")
+    return number
 
 
 class Night:
@@ -94,8 +105,7 @@ class Night:
                         say(f"... {run.name}, {(told - run.began) / 60:.0f} min: {run.last_line()}")
         finally:
             for run in self.running:
-                run.process.terminate()
-                run.process.wait()
+                end(run.process)
                 run.file.close()
         return self._sum_up()
 
@@ -107,7 +117,10 @@ class Night:
             command.append(f"{self.minutes:g}")
         path = self.output / f"{name}.txt"
         file = path.open("wb")
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        # A group of its own: a part has workers and servers, and all of them end with it.
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         say(f"{name}: python -m {' '.join(command[2:])}")
         self.running.append(Run(name, process, path, file, time.monotonic()))
 
@@ -116,8 +129,7 @@ class Night:
         if status is None and took < self.minutes * 60 + GRACE:
             return
         if status is None:
-            run.process.kill()
-            run.process.wait()
+            end(run.process)
             status = 124
         run.file.close()
         self.running.remove(run)
@@ -133,11 +145,26 @@ class Night:
         return 1 if failed or self.waiting or self.running else 0
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the part to stop as Ctrl-C does, so that it cleans up; what is left of its group is killed."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_TIMEOUT)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - this is a program
 
 
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -36,7 +36,7 @@ from quicmsg.client.values import (
     Synced,
 )
 from quicmsg.errors import ErrorCode, QuicmsgError
-from quicmsg.limits import SEQ_MAX
+from quicmsg.limits import CANCELLED_MAX, SEQ_MAX
 from quicmsg.protocol import events
 from quicmsg.protocol.conversation import Conversation as Known
 from quicmsg.protocol.frames import Entry, Kind
@@ -77,7 +77,7 @@ class Bookkeeper:
         self._touched = touched
         # Conversations of which an entry is with a consumer, and the epoch of the log that it came from.
         self._out: dict[str, int] = {}
-        self._cancelled: set[bytes] = set()
+        self._cancelled: dict[bytes, None] = {}  # as an ordered set
 
     # ---- for subclasses: what to show
 
@@ -148,7 +148,9 @@ class Bookkeeper:
         message = self.mailbox.outbox.cancel(message_id, now)
         if message is None:
             return False
-        self._cancelled.add(message_id)
+        self._cancelled[message_id] = None
+        if len(self._cancelled) > CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
         self._tell_state(message_id, message.conversation, State.CANCELLED)
         return True
 
@@ -257,7 +259,7 @@ class Bookkeeper:
         def durable(error: QuicmsgError | None) -> None:
             late = event.message_id in self._cancelled
             if self._is_fine(error) and (event.known or late):
-                self._cancelled.discard(event.message_id)
+                self._cancelled.pop(event.message_id, None)
                 self._tell_state(event.message_id, event.conversation, State.STORED, event.seq)
 
         self._recorder.post(Stored(event.message_id, event.seq, event.stored_at_ms, epoch), durable)

@@ -19,7 +19,8 @@ class FairQueue(Generic[K, V]):
     """First in, first out for each key; keys in turn.
 
     Args:
-        size_max: items above which a key with more than an equal share of them loses what comes.
+        size_max: items above which a key with more than an equal share of them loses what comes; at twice as
+            many, one that has any.
     """
 
     def __init__(self, size_max: int) -> None:
@@ -35,6 +36,8 @@ class FairQueue(Generic[K, V]):
         line = self._lines.get(key)
         own = len(line) if line is not None else 0
         if self._size >= self._size_max and own * len(self._lines) >= self._size_max:
+            return False
+        if self._size >= 2 * self._size_max and own:
             return False
         if line is None:
             line = self._lines[key] = deque()
