@@ -19,8 +19,6 @@ class Mutant:
     text: str
     patches: tuple[Patch, ...]
     settings: Callable[[Settings], None] = lambda drawn: None
-    story: str = ""
-    """A scenario that tells exactly this, where chance hardly ever does: `file:test`."""
     tier: str = "streams"
     """The kind of network in which it can be found."""
 
@@ -46,10 +44,9 @@ def plant(
     text: str,
     *patches: Patch,
     settings: Callable[[Settings], None] = lambda drawn: None,
-    story: str = "",
     tier: str = "streams",
 ) -> None:
-    MUTANTS[name] = Mutant(text, patches, settings, story, tier)
+    MUTANTS[name] = Mutant(text, patches, settings, tier)
 
 
 def wrap(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Patch:
@@ -70,10 +67,19 @@ def crashes(drawn: Settings) -> None:
     drawn.duration, drawn.rate, drawn.patience = 5.0, 10.0, float("inf")
 
 
-def server_crashes(drawn: Settings) -> None:
+def crashes_while_reading(drawn: Settings) -> None:
+    """Much is written while others catch up from the disk, and then the server is gone."""
     drawn.calm = drawn.sqlite = False
-    drawn.faults = {"server crash": 0.4}
-    drawn.duration, drawn.rate, drawn.patience = 5.0, 10.0, float("inf")
+    drawn.faults = {"server crash": 0.7}
+    drawn.duration, drawn.rate, drawn.groups, drawn.patience = 8.0, 30.0, 1, float("inf")
+    drawn.devices = dict.fromkeys(drawn.devices, 2)
+    drawn.thinking = {f"{user}/{n}": 0.001 for user in drawn.devices for n in range(2)}
+    drawn.late, drawn.revoked = set(), ""
+    drawn.bounds |= {"CHANNELS_MAX": 100, "SUBMIT_WINDOW_MESSAGES": 64, "DELIVER_WINDOW_MESSAGES": 64}
+    drawn.bounds |= {"OPERATIONS_MAX": 1024, "SEND_BURST": 20_000, "SEND_RATE": 20_000.0}
+    drawn.bounds |= {"LOG_CACHE_SIZE": 1000, "RECONNECT_MIN": 0.05}
+    drawn.weather.delay = drawn.weather.jitter = 0.001
+    drawn.weather.loss = drawn.weather.stall = 0.0
 
 
 def client_crashes(drawn: Settings) -> None:

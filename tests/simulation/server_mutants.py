@@ -14,7 +14,7 @@ from quicmsg.protocol.session import Session
 from quicmsg.server.conversations import Conversations
 from quicmsg.store import Append, OpenConversation, rules
 from quicmsg.store.memory import MemoryStore
-from simulation.planting import Patch, breaks, crashes, patient, plant, restores, server_crashes, wrap
+from simulation.planting import Patch, breaks, crashes, crashes_while_reading, patient, plant, restores, wrap
 from simulation.stored import Disk
 
 # ---- the server's disk
@@ -36,7 +36,7 @@ plant(
     "seen_before_commit",
     "others may read what is not committed",
     _disk("seen early"),
-    settings=server_crashes,
+    settings=crashes_while_reading,
 )
 
 
