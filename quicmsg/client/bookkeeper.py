@@ -262,9 +262,15 @@ class Bookkeeper:
                 self._cancelled.pop(event.message_id, None)
                 self._tell_state(event.message_id, event.conversation, State.STORED, event.seq)
 
+        def kept(error: QuicmsgError | None) -> None:
+            if self._is_fine(error):
+                self.mailbox.own_kept(event.conversation, event.position, epoch)
+                self._touched()
+
         self._recorder.post(Stored(event.message_id, event.seq, event.stored_at_ms, epoch), durable)
         entries = () if event.entry is None else (event.entry,)
-        self._post(Processed(event.conversation, event.position, entries, epoch))
+        processed = Processed(event.conversation, event.position, entries, epoch)
+        self._recorder.post(processed, kept)
         if event.entry is not None and event.entry.kind in CHANGES:
             self._tell_change(event.conversation, event.entry)
 

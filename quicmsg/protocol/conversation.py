@@ -3,6 +3,7 @@
 `position` <= `received` <= `head`. Up to `position` everything is processed and in
 the journal; up to `received` it is in memory (inbox) or processed. Entries that this device sent itself
 come as Accepted instead of Deliver, so `own` keeps their seqs until the positions have passed them.
+`passed` is the position with the own entries behind it, of which the journal may not know yet.
 
 `owed` and `told`: the position that the server must learn, and the one that it confirmed (by a Receipt with
 our own name), so that a crash between processing and Ack costs nobody a tick; `read`, `read_told` likewise.
@@ -45,9 +46,16 @@ class Conversation:
     own: set[int] = field(default_factory=set)
     inbox: deque[Entry] = field(default_factory=deque)
     taken: int = 0
+    passed: int = 0
     delivered_mark: int = 0
     read_mark: int = 0
 
     def wants_channel(self) -> bool:
         """Is there something that only an open channel can tell or ask (the outbox apart)?"""
         return self.stale or self.head > self.received or self.read > self.read_told or self.owed > self.told
+
+    def past_own(self, position: int) -> int:
+        """The position behind the own entries that follow this one."""
+        while position + 1 in self.own:
+            position += 1
+        return position

@@ -40,9 +40,9 @@ class SignInRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class MessageStored(Event):
-    """One of our messages is durable on the server under `seq`. `position`: ours afterwards. `entry`: it
-    came back as a log entry (the answer to an earlier connection got lost), body included. `known`: it
-    was in the outbox (else: cancelled meanwhile, or one of our joins and leaves)."""
+    """One of our messages is durable on the server under `seq`. `position`: ours once the journal has it.
+    `entry`: it came back as a log entry (the answer to an earlier connection got lost), body included.
+    `known`: it was in the outbox (else: cancelled meanwhile, or one of our joins and leaves)."""
 
     conversation: str
     message_id: bytes

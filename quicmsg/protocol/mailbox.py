@@ -56,7 +56,7 @@ class Mailbox:
     def restore(self, conversation: Conversation) -> None:
         """Put back a conversation from the journal: nothing of it is in memory but what is processed. Its
         marks stay where they were: what has been ticked may be behind an entry that is not processed."""
-        conversation.received = conversation.taken = conversation.position
+        conversation.received = conversation.taken = conversation.passed = conversation.position
         self._pass_own(conversation)
         delivered, read = self._marks(conversation)
         conversation.delivered_mark = max(conversation.delivered_mark, delivered)
@@ -100,7 +100,7 @@ class Mailbox:
     def position_after(self, conversation: str, seq: int) -> int:
         """The position once `seq` is processed: it passes over own entries that follow directly."""
         found = self.conversations[conversation]
-        return _past_own(found, max(seq, found.position))
+        return found.past_own(max(seq, found.position))
 
     # ---- input: the program and the journal
 
@@ -124,11 +124,21 @@ class Mailbox:
         found = self.conversations[conversation]
         # A verdict may have gone back meanwhile, within the epoch (a backup was copied in by hand): what the
         # program took before that is beyond what there is now, and nobody has processed what will come there.
-        position = min(position, _past_own(found, found.taken))
+        position = min(position, found.past_own(found.taken))
         if position > found.position and epoch == found.epoch:
             found.position = found.owed = position
             found.own = {seq for seq in found.own if seq > position}
             self._pass_own(found)
+            self.touched[conversation] = None
+
+    def own_kept(self, conversation: str, position: int, epoch: int) -> None:
+        """The journal has committed our own entries up to `position` (as told by MessageStored). Before that
+        the server must not count them as ours: after a crash it would never show us what it has of us."""
+        found = self.conversations[conversation]
+        position = min(position, found.passed)
+        if position > found.position and epoch == found.epoch:
+            found.position = position
+            found.own = {seq for seq in found.own if seq > position}
             self.touched[conversation] = None
 
     def read(self, conversation: str, position: int, *, public: bool) -> int:
@@ -170,7 +180,7 @@ class Mailbox:
             self._pass_own(found)
         found.head = max(found.head, seq)
         self._events.append(
-            events.MessageStored(name, message_id, seq, stored_at_ms, found.position, entry, known)
+            events.MessageStored(name, message_id, seq, stored_at_ms, found.passed, entry, known)
         )
         if seq <= found.delivered_mark and not told:
             # It was stored long ago, only the answer comes now: nobody will tell again that others have it.
@@ -207,7 +217,7 @@ class Mailbox:
         start = max(verdict.oldest - 1, verdict.position if fresh else 0)
         if found.position < start:
             # A new member sees the log from its own entry on, a new device from where the account stands.
-            found.position = found.taken = start
+            found.position = found.taken = found.passed = start
             found.received = max(found.received, start)
         found.stale = found.lost = False
         found.members_at = verdict.head
@@ -298,12 +308,11 @@ class Mailbox:
     def _pass_own(self, found: Conversation) -> None:
         while found.received + 1 in found.own:
             found.received += 1
-        if found.taken <= found.position and not found.inbox:
-            # Nothing is with the program: own entries need nobody's processing.
-            while found.position + 1 in found.own:
-                found.position += 1
-                found.own.discard(found.position)
-            found.taken = max(found.taken, found.position)
+        found.passed = max(found.passed, found.position)
+        if found.taken <= found.passed and not found.inbox:
+            # Nothing is with the program: own entries need nobody's processing, only the journal's.
+            found.passed = found.past_own(found.passed)
+            found.taken = max(found.taken, found.passed)
 
     def _note_membership(self, found: Conversation, entry: Entry) -> None:
         if entry.kind not in (Kind.JOINED, Kind.LEFT) or entry.seq <= found.members_at:
@@ -321,7 +330,7 @@ class Mailbox:
         # Contract: a stale cursor is never trusted. What comes again and was shown before is recognised by
         # its message_id (`resync_until` tells the shell to look): now, or when its sender, who had no answer
         # before the restore, sends it again.
-        found.position = found.received = found.taken = verdict.position
+        found.position = found.received = found.taken = found.passed = verdict.position
         found.owed = found.told = verdict.position
         found.head = verdict.head
         found.resync_until = SEQ_MAX
@@ -381,12 +390,6 @@ class Mailbox:
         known = max(found.received, found.members_at)
         return min(known, min(p[0] for p in others)), min(known, min(p[1] for p in others))
 
-
-def _past_own(found: Conversation, position: int) -> int:
-    """Own entries that follow directly need nobody's processing."""
-    while position + 1 in found.own:
-        position += 1
-    return position
 
 
 def outbox_row(

@@ -229,3 +229,34 @@ def test_new_device_in_a_group_that_its_user_joined_late_starts_where_the_accoun
     assert (found.position, found.received) == (5, 5)
     mailbox.delivered(GROUP, entry(6), 0.0)
     assert found.received == 6
+
+
+def test_own_entry_counts_for_the_server_once_the_journal_has_it() -> None:
+    """A message was stored, and cancelled meanwhile: its answer is all that tells of it. If the server
+    counted it as ours before it is on our disk, a crash would hide it from this device for ever."""
+    mailbox = opened(0)
+    found = mailbox.conversations[GROUP]
+    mailbox.accepted(GROUP, b"1" * 16, 1, 1, 0.0)
+    mailbox.accepted(GROUP, b"2" * 16, 2, 1, 0.0)
+    stored = [event for event in reported(mailbox) if isinstance(event, events.MessageStored)]
+    assert [event.position for event in stored] == [1, 2]
+    assert (found.position, found.received) == (0, 2)
+    mailbox.own_kept(GROUP, 1, 7)
+    assert found.position == 1
+    mailbox.own_kept(GROUP, 2, 8)
+    assert found.position == 1, "of another log"
+    mailbox.own_kept(GROUP, 2, 7)
+    assert found.position == 2
+
+
+def test_own_entries_behind_one_that_is_being_processed_wait_for_it() -> None:
+    """The position is contiguous: the program's entry first, ours with it."""
+    mailbox = opened(1)
+    found = mailbox.conversations[GROUP]
+    mailbox.delivered(GROUP, entry(1), 0.0)
+    assert mailbox.take() is not None
+    mailbox.accepted(GROUP, b"2" * 16, 2, 1, 0.0)
+    mailbox.own_kept(GROUP, 2, 7)
+    assert found.position == 0
+    mailbox.processed(GROUP, mailbox.position_after(GROUP, 1), 7)
+    assert found.position == 2
