@@ -48,6 +48,7 @@ def restore(source: Path, target: Path, report: check.Report) -> Path | None:
     """
     if not source.is_file():
         raise ConfigurationError(f"there is no {source}")
+    check.refuse_empty(source)
     lock = _lock(target)
     fresh = target.with_name(target.name + RESTORING)
     was_interrupted = fresh.exists()
@@ -56,6 +57,7 @@ def restore(source: Path, target: Path, report: check.Report) -> Path | None:
             report(f"copying {source}")
             with contextlib.closing(_open(source)) as connection:
                 schema.refuse_others(connection, source)
+                check.refuse_empty(source, connection)
                 _copy(connection, fresh)
             _check(fresh, f"{source} is damaged, nothing was changed", report)
             aside = _put_aside(target)
@@ -74,9 +76,11 @@ def begin_epoch(target: Path) -> None:
     """Let the next start on this store begin a new epoch. Raises ConfigurationError, StorageError."""
     if not target.is_file():
         raise ConfigurationError(f"there is no {target}: name the server's --data directory")
+    check.refuse_empty(target)
     lock = _lock(target)
     try:
         with _in_words(target), contextlib.closing(schema.connect(target)) as connection:
+            check.refuse_empty(target, connection)
             schema.prepare(connection, target)
             connection.execute(MARK)
     finally:

@@ -97,12 +97,14 @@ def reading(path: Path) -> Iterator[schema.Connection]:
     """The file as it is now, also while a server uses it; nothing is written. Raises ConfigurationError."""
     if not path.is_file():
         raise ConfigurationError(f"there is no {path}: name the server's --data directory")
+    refuse_empty(path)
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
         with contextlib.closing(connection):
             # A damaged text is to be shown, not to stop the check.
             connection.text_factory = lambda text: text.decode("utf-8", "backslashreplace")
             schema.refuse_others(connection, path)
+            refuse_empty(path, connection)
             if schema.version(connection) != len(schema.MIGRATIONS):
                 raise ConfigurationError(
                     f"{path} is of an older quicmsg: start this version's server once, then check again"
@@ -113,6 +115,16 @@ def reading(path: Path) -> Iterator[schema.Connection]:
         raise ConfigurationError(
             f"cannot read {path}: {error}; if it is damaged, restore a backup"
         ) from error
+
+
+def refuse_empty(path: Path, connection: schema.Connection | None = None) -> None:
+    """A file without a byte or without a table is no store: it is new, or it was emptied. To be asked before
+    it is opened (SQLite removes the log beside an empty file) and after. Raises ConfigurationError."""
+    if not path.stat().st_size or (connection is not None and schema.is_empty(connection)):
+        raise ConfigurationError(
+            f"{path} is empty: nothing is stored there. If something was, put a backup in its place: "
+            "quicmsg restore FILE"
+        )
 
 
 def whole(connection: schema.Connection, report: Report) -> list[Damage]:

@@ -144,9 +144,13 @@ def refuse_others(connection: Connection, path: Path) -> None:
             "start that version, or name another data directory"
         )
     owner = _value(connection, "PRAGMA application_id")
-    tables = _value(connection, "SELECT count(*) FROM sqlite_master")
-    if tables and owner != APPLICATION_ID:
+    if owner != APPLICATION_ID and not is_empty(connection):
         raise ConfigurationError(f"{path} is a database of another program: name another data directory")
+
+
+def is_empty(connection: Connection) -> bool:
+    """Whether nothing was ever put into the file, or all of it was taken away."""
+    return not _value(connection, "SELECT count(*) FROM sqlite_master")
 
 
 def version(connection: Connection) -> int:

@@ -84,8 +84,12 @@ class SqliteStore:
                         f"putting a backup in place of {path} was interrupted: "
                         "run  quicmsg restore FILE  again"
                     )
+                if self._witness is not None:
+                    self._witness.refuse_emptied()
                 _make_private(path)
                 self._writer = connect(path)
+                if self._witness is not None:
+                    self._witness.refuse_without_tables(self._writer)
                 schema.prepare(self._writer, path)
                 self._check_tail()
                 self._tables = Tables(self._writer)

@@ -2,11 +2,13 @@
 
 A log that went back gives numbers a second time. A client that had seen the first ones would take the new
 ones for old, and never show them. So such a log begins a new *epoch*: clients trust no position of another
-one, and fetch again. Three things show that a file is older than what was here:
+one, and fetch again. Some things show that a file is older than what was here:
 
 - `quicmsg backup` marks its copies, and `quicmsg restore` what it puts in place;
 - the witness has the number of the last start, and the highest change number that was seen on the disk: a
   copy made by other means before that has lower ones;
+- a database that is gone, or empty, beside its witness is lost: no server begins anew in its place, since
+  that would hand out the names of everybody as if nobody had them;
 - a directory that was copied back together with its witness cannot be noticed here. A client may say so:
   see `SqliteStore`.
 """
@@ -24,7 +26,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from quicmsg.errors import ConfigurationError
 from quicmsg.limits import STORE_WITNESS_INTERVAL
+from quicmsg.store import schema
 from quicmsg.store.schema import Connection
 
 logger = logging.getLogger(__name__)
@@ -47,9 +51,21 @@ class Witness:
     """Keeps `<database>.witness`. It may lag behind the database, and is never ahead of it."""
 
     def __init__(self, database: Path) -> None:
+        self._database = database
         self._path = database.with_name(database.name + ".witness")
         self._seen: Seen | None = None
         self._next_write = 0.0
+
+    def refuse_emptied(self) -> None:
+        """To be asked before anything opens the database, since SQLite removes the log beside an empty file,
+        and the log may be all that is left. Raises ConfigurationError."""
+        if self._path.exists() and not (self._database.exists() and self._database.stat().st_size):
+            raise self._lost("empty" if self._database.exists() else "gone")
+
+    def refuse_without_tables(self, connection: Connection) -> None:
+        """The same of a file whose content was in the log that is gone. Raises ConfigurationError."""
+        if self._path.exists() and schema.is_empty(connection):
+            raise self._lost("empty")
 
     def begin(self, connection: Connection, change: int, epoch_source: Callable[[], int]) -> int:
         """A server starts on the database, whose highest change is this: answers the epoch of its log.
@@ -96,6 +112,13 @@ class Witness:
             logger.warning("! cannot write %s: %s", self._path, error.strerror or error)
 
     # ---- private
+
+    def _lost(self, what: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._database} is {what}, and {self._path.name} beside it says that a server has stored "
+            "messages there: put a backup in its place (quicmsg restore FILE). Only to begin anew on "
+            f"purpose, without its users and messages, remove {self._path}, too"
+        )
 
     def _why_older(self, meta: dict[str, int], change: int) -> str:
         seen = self._read()

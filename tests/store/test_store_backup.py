@@ -51,6 +51,13 @@ def say(given: Given, count: int) -> None:
         given.say("@ann:bob", "ann", f"message {next(messages)}")
 
 
+def without_tables(path: Path) -> None:
+    """What is left of a young store when its log was removed: one page that says how it is kept."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    assert path.stat().st_size
+
+
 def report(text: str) -> None:
     assert text
 
@@ -135,9 +142,10 @@ def test_a_busy_store_notes_how_far_it_is(path: Path, given: Given, monkeypatch:
 
 
 def test_another_database_is_noticed(path: Path, given: Given, caplog: pytest.LogCaptureFixture) -> None:
-    """A file of another server, or none at all: whatever clients knew is not known here."""
+    """A file of another server: whatever clients knew is not known here."""
     given.store.close()
-    path.rename(path.with_name("old"))
+    open_store(path.with_name("other.db")).close()
+    path.with_name("other.db").replace(path)
     given.store = open_store(path)
     assert "this database is not the one that was here before" in caplog.text
 
@@ -262,6 +270,8 @@ def test_what_is_no_good_backup_changes_nothing(path: Path, given: Given, tmp_pa
     (tmp_path / "text.db").write_text("not a database" * 999)
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE mine (x)")
+    (tmp_path / "emptied.db").touch()
+    without_tables(tmp_path / "no_tables.db")
     shutil.copyfile(path, tmp_path / "bad.db")
     with closing(sqlite3.connect(tmp_path / "bad.db", isolation_level=None)) as connection:
         connection.execute("UPDATE message SET body = x'00' WHERE seq = 2")
@@ -270,6 +280,8 @@ def test_what_is_no_good_backup_changes_nothing(path: Path, given: Given, tmp_pa
         ("none.db", "there is no"),
         ("text.db", "not a database"),
         ("other.db", "another program"),
+        ("emptied.db", "is empty: nothing is stored there"),
+        ("no_tables.db", "is empty: nothing is stored there"),
         ("bad.db", "damaged, nothing was changed: @ann:bob message 2"),
     ):
         with pytest.raises((ConfigurationError, StorageError), match=words):
