@@ -133,9 +133,12 @@ class Bookkeeper:
         self._tell_state(message_id, conversation, State.QUEUED)
         self._touched()
 
-    def requeued(self, message_id: bytes, now: float) -> bool:
-        """Its row is to be sent again. False: it was answered, or cancelled, during the write; then that is
-        what there is to tell."""
+    def requeued(self, message_id: bytes, now: float, *, was_rejected: bool) -> bool:
+        """Its row is to be sent again; `was_rejected`: when that was asked for. False: it was answered,
+        cancelled or rejected during the write; then that is what there is to tell."""
+        found = self.mailbox.outbox.get(message_id)
+        if found is not None and found.outcome is Outcome.REJECTED and not was_rejected:
+            return False  # which is in the journal behind what was asked for, and holds after a crash
         message = self.mailbox.resend(message_id, now)
         if message is None:
             return False

@@ -28,6 +28,7 @@ from quicmsg.client.values import ClientEvent, State, StateChanged, fresh_messag
 from quicmsg.errors import ErrorCode, QuicmsgError, RefusedError
 from quicmsg.protocol.frames import Entry, Kind
 from quicmsg.protocol.mailbox import Mailbox
+from quicmsg.protocol.outbox import Outcome
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -98,8 +99,9 @@ class Postbox(Bookkeeper):
         if message is None:
             raise self._not_here(message_id)
         sent = self.tracker.handle(message_id, message.conversation)
+        was_rejected = message.outcome is Outcome.REJECTED
         await self.journal.write(Requeued(message_id))
-        self.requeued(message_id, self._loop.time())
+        self.requeued(message_id, self._loop.time(), was_rejected=was_rejected)
         return sent
 
     async def _cancel(self, message_id: bytes) -> None:

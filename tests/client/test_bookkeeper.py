@@ -19,6 +19,7 @@ from quicmsg.client.journal import (
     Reset,
     Stored,
 )
+from quicmsg.client.values import State
 from quicmsg.limits import SEQ_MAX
 from quicmsg.protocol import events
 from quicmsg.protocol.frames import Entry, MemberEntry, Opened
@@ -117,3 +118,25 @@ def test_what_was_read_in_private_stays_so_over_a_restart(file: JournalFile) -> 
     assert books.read_up_to("@bob", 1, public=True) is None
     found = restarted(file).conversations["@bob"]
     assert (found.read, found.read_public) == (2, False)
+
+
+class Told(Silent):
+    """Remembers which states a message was shown in."""
+
+    def __init__(self) -> None:
+        super().__init__(None, Mailbox("alice", ME), lambda: None)  # type: ignore[arg-type]
+        self.states: list[State] = []
+
+    def _tell_state(self, message_id: bytes, conversation: str, state: State, *_: object) -> None:
+        self.states.append(state)
+
+
+def test_rejection_during_the_write_of_a_resend_stands() -> None:
+    """The journal has the rejection behind the resend, so after a crash it holds: memory says the same."""
+    books = Told()
+    books.queued("@bob", b"text", b"1" * 16, 0.0)
+    books.mailbox.rejected("@bob", b"1" * 16, 0x20, "nobody", 0.0)
+    assert not books.requeued(b"1" * 16, 0.0, was_rejected=False)
+    assert books.states == [State.QUEUED]
+    assert books.requeued(b"1" * 16, 0.0, was_rejected=True), "asked for by who had seen it"
+    assert books.states == [State.QUEUED, State.QUEUED]

@@ -174,11 +174,13 @@ class Device(Connected):
         self.disk.write_after(lambda file: file.message(message_id), queue, durable)
 
     def resend(self, message_id: bytes) -> None:
+        message = self.mailbox.outbox.get(message_id)
+        was_rejected = message is not None and message.outcome is Outcome.REJECTED
+
         def durable(_error: QuicmsgError | None) -> None:
-            if self.books.requeued(message_id, self._kernel.now):
+            if self.books.requeued(message_id, self._kernel.now, was_rejected=was_rejected):
                 self.note("resent", message_id)
 
-        message = self.mailbox.outbox.get(message_id)
         if message is not None:
             written = message.outcome is not Outcome.REJECTED and message.channel is not None
             self.disk.post(Requeued(message_id), durable)

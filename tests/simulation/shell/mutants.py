@@ -177,7 +177,7 @@ async def _resent_in_memory(self: Postbox, message_id: bytes) -> Sent:
     message = self.mailbox.outbox.get(message_id)
     if message is None:
         raise self._not_here(message_id)
-    self.requeued(message_id, self._loop.time())
+    self.requeued(message_id, self._loop.time(), was_rejected=True)
     return self.tracker.handle(message_id, message.conversation)
 
 
