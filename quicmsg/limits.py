@@ -13,6 +13,8 @@ FRAME_HEADER_SIZE: Final = 4
 """A 32-bit big-endian length: the simplest thing for an implementer in another language."""
 FRAME_SIZE_MAX: Final = 64 * 1024
 """Above it a channel is closed before a byte is buffered (a 4 GiB prefix costs nothing)."""
+LEVELS_TAKEN: Final = 64
+"""Nested arrays and maps of a frame, its own included, that are always read: ours have 3."""
 BODY_SIZE_MAX: Final = 16 * 1024
 """One chat message; long texts belong into attachments. Leaves slack in a frame for ciphertext headers."""
 NAME_SIZE_MAX: Final = 32

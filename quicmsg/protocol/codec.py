@@ -102,8 +102,9 @@ class FrameReader:
         return tag in self._known
 
     def _decode(self, body: bytes) -> frames.Frame:
-        # ValueError: msgspec's DecodeError and ValidationError, UnicodeDecodeError. RecursionError: a
-        # deep unknown tail. Nothing else was seen in 2 million mutated inputs.
+        # ValueError: msgspec's DecodeError and ValidationError, UnicodeDecodeError. RecursionError: an
+        # unknown tail of more than about 1,000 levels, less what the caller's own stack takes; the protocol
+        # promises 64 (LEVELS_TAKEN), which are left as long as the caller is less than 900 calls deep.
         try:
             frame: frames.Frame = self._decoder.decode(body)
         except (ValueError, RecursionError) as error:

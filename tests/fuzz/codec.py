@@ -19,7 +19,7 @@ from msgspec import inspect
 from fuzz.engine import Target
 from fuzz.grammar import FIELDS, Grammar, pieces
 from quicmsg.errors import ErrorCode, ProtocolError
-from quicmsg.limits import FRAME_HEADER_SIZE, FRAME_SIZE_MAX
+from quicmsg.limits import FRAME_HEADER_SIZE, FRAME_SIZE_MAX, LEVELS_TAKEN
 from quicmsg.protocol import frames
 from quicmsg.protocol.codec import FrameReader
 
@@ -38,7 +38,8 @@ _HEADS: Final = (
     b"\xd4\x05\x00", b"\xc7\x0c\xff" + b"\xff" * 12, b"\xcf" + b"\xff" * 8, b"\xd3\x80" + b"\0" * 7,
     b"\xcb\x7f\xf8" + b"\0" * 6, b"\xa4\xed\xa0\x80\x00", b"\xa2\xff\xfe", b"\x81\x91\x01\x02", b"\x91" * 200,
     b"\x81\xa0" * 200, b"\xdd\x00\x0f\x42\x40" * 40, b"\x91" * 2000 + b"\xc0",
-    b"\x81\xa0" * 2000 + b"\xc0",
+    b"\x81\xa0" * 2000 + b"\xc0", b"\x91" * 63 + b"\xc0", b"\x81\xa0" * 63 + b"\xc0",
+    b"\x91" * 1000 + b"\xc0",
 )  # fmt: skip
 
 
@@ -153,9 +154,9 @@ def _judge(body: bytes, control: bool) -> Any:
     fields = FIELDS[kind]
     if count < 1 + len(fields):
         return REFUSED
-    unpacker = msgpack.Unpacker(
-        io.BytesIO(body[head:]), raw=True, strict_map_key=False, max_buffer_size=FRAME_SIZE_MAX
-    )
+    if levels(body) > LEVELS_TAKEN:
+        return UNCLEAR  # may be refused, or not: that depends on the stack of who calls the decoder
+    unpacker = _unpacker(body[head:], raw=True)
     try:
         unpacker.unpack()
         starts = []
@@ -176,7 +177,7 @@ def _judge(body: bytes, control: bool) -> Any:
 
 def _with_texts(body: bytes, head: int, count: int) -> list[Any] | None:
     """The fields again, strings as text."""
-    unpacker = msgpack.Unpacker(io.BytesIO(body[head:]), strict_map_key=False, max_buffer_size=FRAME_SIZE_MAX)
+    unpacker = _unpacker(body[head:], raw=False)
     try:
         return [unpacker.unpack() for _ in range(1 + count)][1:]
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError, TypeError, OverflowError):
@@ -192,15 +193,41 @@ def _judge_tail(rest: bytes, extra: int, frame: list[Any]) -> Any:
         return (
             UNCLEAR  # the oracle's own bug: this size and the byte of the type overflow, and it skips nothing
         )
-    unpacker = msgpack.Unpacker(
-        io.BytesIO(rest), raw=True, strict_map_key=False, max_buffer_size=FRAME_SIZE_MAX
-    )
+    unpacker = _unpacker(rest, raw=True)
     try:
         for _ in range(extra):
             unpacker.skip()
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError):
         return UNCLEAR
     return frame if unpacker.tell() == len(rest) else REFUSED
+
+
+def levels(body: bytes) -> int:
+    """How deep the arrays and maps of a frame go, its own included; 0 if it is no msgpack at all."""
+    if b"\xc9\xff\xff\xff\xff" in body:
+        return 0  # see _judge_tail
+    unpacker, waiting, deepest = _unpacker(body, raw=True), [1], 0
+    try:
+        while waiting:
+            if not waiting[-1]:
+                waiting.pop()
+                continue
+            waiting[-1] -= 1
+            head = body[unpacker.tell()]
+            if 0x90 <= head <= 0x9F or head in (0xDC, 0xDD):
+                waiting.append(unpacker.read_array_header())
+            elif 0x80 <= head <= 0x8F or head in (0xDE, 0xDF):
+                waiting.append(2 * unpacker.read_map_header())
+            else:
+                unpacker.skip()
+            deepest = max(deepest, len(waiting) - 1)
+    except (ValueError, IndexError, msgpack.exceptions.UnpackException):
+        return 0
+    return deepest
+
+
+def _unpacker(data: bytes, *, raw: bool) -> msgpack.Unpacker:
+    return msgpack.Unpacker(io.BytesIO(data), raw=raw, strict_map_key=False, max_buffer_size=FRAME_SIZE_MAX)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -22,6 +22,8 @@ _FRAMES: Final = tuple(
         b"\x92\x26\xca\x3f\x80\x00\x00",  # 1.0 is no number either
         b"\x93\x26\x01" + b"\x91" * 3000 + b"\xc0",  # a field of a newer version, 3,000 arrays deep
         b"\x93\x26\x01" + b"\x81\xa0" * 3000 + b"\xc0",
+        b"\x93\x26\x01" + b"\x91" * 63 + b"\xc0",  # as deep as every receiver takes, and where Python ends
+        b"\x93\x26\x01" + b"\x91" * 1000 + b"\xc0",
         b"\x93\x26\x01\xdd\xff\xff\xff\xff",  # one that claims 4 G
         b"\x93\x26\x01\xd4\x05\x00",  # an extension type
         b"\x93\x26\x01\xa2\xff\xfe",  # text that is not UTF-8

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicmsg.errors import ErrorCode, ProtocolError
-from quicmsg.limits import BODY_SIZE_MAX, FRAME_HEADER_SIZE, FRAME_SIZE_MAX, SEQ_MAX
+from quicmsg.limits import BODY_SIZE_MAX, FRAME_HEADER_SIZE, FRAME_SIZE_MAX, LEVELS_TAKEN, SEQ_MAX
 from quicmsg.protocol import frames
 from quicmsg.protocol.codec import FrameReader, encode
 
@@ -123,6 +123,18 @@ def test_unknown_types_are_skipped(body: bytes) -> None:
 def test_extra_fields_of_a_newer_version_are_ignored() -> None:
     """Fields are only ever added at the end."""
     assert read(packed(34, ID, 0, 0, b"hello", "new", {"deep": [[[]]]})) == [SEND]
+
+
+@pytest.mark.parametrize("level", [b"\x91", b"\x81\xa0"], ids=["arrays", "maps"])
+@pytest.mark.parametrize("calls", [0, 800])
+def test_what_a_newer_version_adds_may_be_64_levels_deep(level: bytes, calls: int) -> None:
+    """The number of the document, also where the caller has used up most of Python's stack."""
+
+    def deeper(calls: int) -> list[frames.Frame]:
+        return deeper(calls - 1) if calls else read(prefixed(TAIL + level * (LEVELS_TAKEN - 1) + b"\xc0"))
+
+    assert LEVELS_TAKEN == 64
+    assert deeper(calls) == [SEND]
 
 
 @pytest.mark.parametrize("head", [b"\x95", b"\xdc\x00\x05", b"\xdd\x00\x00\x00\x05"])
