@@ -58,7 +58,6 @@ FOUND_AT = {
     "retry_forgets_the_first_id": 1,
     "same_id_after_move": 1,
     "no_resend_after_move": 30,
-    "no_pings_after_move": 15,
     "backlog_never_shrinks": 1,
     "last_words_dropped": 21,
     "old_path_for_ever": 1,
