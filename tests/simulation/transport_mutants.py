@@ -244,7 +244,7 @@ _plant(
     "a client that moved says nothing by itself",
     (limits, "MOVE_PINGS", ()),
     settings=_quiet_moves("move", loss=0.05),
-    unfound="Seed 15 found it once, and a later state of the product does not show it there; no more was tried.",
+    unfound="Seed 15 found it once; a later state of the product does not show it there (no more tried).",
 )
 _plant(
     "one_ping_after_move",
