@@ -143,14 +143,18 @@ class Writer:
 
     def _execute(self, operations: Sequence[Operation]) -> list[Result]:
         """Run them, as soon as the disk has room for them. Until then nobody gets an answer, which is the
-        truth: clients keep their messages, and show that nothing confirms them. Reads go on."""
+        truth: clients keep their messages, and show that nothing confirms them. Reads go on;
+        whoever has to sign in waits, too, since that is an operation."""
         waited = False
         while True:
             try:
                 results = self._store.execute(operations)
             except DiskFullError as error:
                 if not waited:
-                    logger.error("! %s; until then nothing is stored", error)
+                    logger.error(
+                        "! %s; until then nothing is stored, and nobody can sign in or open a conversation",
+                        error,
+                    )
                 waited = True
                 if self._ending.wait(STORE_FULL_RETRY):
                     raise

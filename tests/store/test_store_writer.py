@@ -305,7 +305,7 @@ def test_a_full_disk_is_waited_for(
     assert [r.seq for r in results if isinstance(r, Appended)] == [1, 2]
     assert loop.failures == []
     assert [record.getMessage() for record in caplog.records] == [
-        "! no room left for it; until then nothing is stored",
+        "! no room left for it; until then nothing is stored, and nobody can sign in or open a conversation",
         "= there is room again: messages are stored",
     ]
 
