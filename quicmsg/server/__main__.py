@@ -18,7 +18,7 @@ from quicmsg.limits import DEFAULT_PORT, INVITE_CODE_LIFETIME
 from quicmsg.server import Server, make_code
 from quicmsg.server.options import DATA, STORE
 from quicmsg.server.settings import Settings
-from quicmsg.store import MakeCode
+from quicmsg.store import MakeCode, check
 from quicmsg.store.sqlite import SqliteStore
 
 
@@ -77,7 +77,9 @@ def invite(data: Path, store: str | None) -> None:
     """Print a one-time code with which a new user can sign in to an invite-only server (which must not
     be running on the same data directory)."""
     try:
-        database = SqliteStore(Settings((), data, data, store).store_path(), epoch_source=_draw_epoch)
+        path = Settings((), data, data, store).store_path()
+        check.refuse_missing(path)  # a new database would know a code that no server knows
+        database = SqliteStore(path, epoch_source=_draw_epoch)
         code = make_code()
         expires = time.time_ns() // 1_000_000 + int(INVITE_CODE_LIFETIME * 1000)
         database.execute([MakeCode("invite", "", code, expires)])

@@ -47,10 +47,14 @@ def fsck(data: Path, store: str | None, accept: bool) -> None:
         click.echo(f"{path}: accepted as it is; {len(damages)} damages are left")
         sys.exit(1 if damages else 0)
     if damages:
+        otherwise = "Without a backup, quicmsg fsck --accept takes what is there as it is."
+        if any(damage.in_pages for damage in damages):
+            otherwise = (
+                "It cannot be accepted as it is, since the pages are damaged in which all else is kept."
+            )
         click.echo(
             f"quicmsg: {path} is damaged. Stop the server and put the newest good backup in its place "
-            "(quicmsg restore FILE); the damaged file is kept beside it. Without a backup, quicmsg fsck "
-            "--accept takes what is there as it is. Check the disk, too.",
+            f"(quicmsg restore FILE); the damaged file is kept beside it. {otherwise} Check the disk, too.",
             err=True,
         )
         sys.exit(1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from quicmsg.errors import ConfigurationError, StorageError
 from quicmsg.store import chain, check, schema
 from quicmsg.store.lock import FileLock
-from quicmsg.store.witness import MARK, RESTORING, sync_directory
+from quicmsg.store.witness import MARK, RESTORING, make_directory, sync_directory
 
 
 def backup(source: Path, target: Path, report: check.Report) -> None:
@@ -74,9 +74,7 @@ def restore(source: Path, target: Path, report: check.Report) -> Path | None:
 
 def begin_epoch(target: Path) -> None:
     """Let the next start on this store begin a new epoch. Raises ConfigurationError, StorageError."""
-    if not target.is_file():
-        raise ConfigurationError(f"there is no {target}: name the server's --data directory")
-    check.refuse_empty(target)
+    check.refuse_missing(target)
     lock = _lock(target)
     try:
         with _in_words(target), contextlib.closing(schema.connect(target)) as connection:
@@ -109,6 +107,7 @@ def accept(target: Path) -> None:
 
 def _lock(target: Path) -> FileLock:
     try:
+        make_directory(target.parent)  # of a new machine
         return FileLock(target.with_name(target.name + ".lock"), purpose=str(target))
     except OSError as error:
         raise ConfigurationError(f"cannot use {target}: {error.strerror}") from error

@@ -22,11 +22,12 @@ from quicmsg.store import chain, rules, schema
 @dataclass(frozen=True, slots=True)
 class Damage:
     """One thing that is not as it was written. `conversation` "": of the whole file; `seq` 0: not of one
-    message."""
+    message; `in_pages`: below all rows, so that nothing which is read can be relied on."""
 
     conversation: str
     seq: int
     text: str
+    in_pages: bool = False
 
     def __str__(self) -> str:
         place = [self.conversation] if self.conversation else []
@@ -95,9 +96,7 @@ _SENSE: Final = (
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[schema.Connection]:
     """The file as it is now, also while a server uses it; nothing is written. Raises ConfigurationError."""
-    if not path.is_file():
-        raise ConfigurationError(f"there is no {path}: name the server's --data directory")
-    refuse_empty(path)
+    refuse_missing(path)
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
         with contextlib.closing(connection):
@@ -115,6 +114,13 @@ def reading(path: Path) -> Iterator[schema.Connection]:
         raise ConfigurationError(
             f"cannot read {path}: {error}; if it is damaged, restore a backup"
         ) from error
+
+
+def refuse_missing(path: Path) -> None:
+    """A name that was spelled wrong is no new store. Raises ConfigurationError."""
+    if not path.is_file():
+        raise ConfigurationError(f"there is no {path}: name the server's --data directory")
+    refuse_empty(path)
 
 
 def refuse_empty(path: Path, connection: schema.Connection | None = None) -> None:
@@ -137,7 +143,7 @@ def whole(connection: schema.Connection, report: Report) -> list[Damage]:
                 if len(found) >= STORE_DAMAGES_MAX:
                     return found
         except schema.ERRORS as error:
-            found.append(Damage("", 0, f"SQLite cannot read it: {error}"))
+            found.append(Damage("", 0, f"SQLite cannot read it: {error}", in_pages=True))
     return found
 
 
@@ -158,7 +164,7 @@ def _structure(connection: schema.Connection, report: Report) -> Iterator[Damage
     report(f"pages and indexes ({size / 1e6:.1f} MB)")
     for (text,) in connection.execute(f"PRAGMA integrity_check({STORE_DAMAGES_MAX})").fetchall():
         if text != "ok":
-            yield Damage("", 0, text.replace("\n", " "))
+            yield Damage("", 0, text.replace("\n", " "), in_pages=True)
 
 
 def _logs(connection: schema.Connection, report: Report) -> Iterator[Damage]:

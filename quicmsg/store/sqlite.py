@@ -34,7 +34,7 @@ from quicmsg.store import (
 from quicmsg.store.lock import FileLock
 from quicmsg.store.sqlite_operations import Operations
 from quicmsg.store.sqlite_tables import Tables
-from quicmsg.store.witness import RESTORING, Witness, sync_directory
+from quicmsg.store.witness import RESTORING, Witness, make_directory, sync_directory
 
 logger = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -75,7 +75,7 @@ class SqliteStore:
         self._names = (str(path), f"{path}-wal")
         self._witness = Witness(path) if connect is schema.connect else None
         with _opening(path):
-            _make_directory(path.parent)
+            make_directory(path.parent)
             self._lock = FileLock(path.with_name(path.name + ".lock"), purpose=str(path))
         try:
             with _opening(path):
@@ -330,14 +330,6 @@ def _place(name: str) -> object:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _make_directory(directory: Path) -> None:
-    """Make it, for this user only; one that is there stays as it is (it may hold other things)."""
-    if directory.is_dir():
-        return
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sync_directory(directory.parent)
 
 
 def _make_private(path: Path) -> None:

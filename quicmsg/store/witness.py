@@ -163,6 +163,14 @@ def sync_directory(directory: Path) -> None:
             os.close(handle)
 
 
+def make_directory(directory: Path) -> None:
+    """Make it, for this user only; one that is there stays as it is (it may hold other things)."""
+    if directory.is_dir():
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sync_directory(directory.parent)
+
+
 def _another(epoch: int, source: Callable[[], int]) -> int:
     drawn = source()
     return drawn if drawn != epoch else drawn + 1

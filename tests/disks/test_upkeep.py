@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from quicmsg.errors import ConfigurationError
 from quicmsg.server import upkeep
+from quicmsg.server.__main__ import invite
 from quicmsg.store import Append, OpenConversation, SignIn, rules
 from quicmsg.store.sqlite import SqliteStore
 
@@ -59,6 +61,7 @@ def test_fsck_of_damaged_data(data: Path, tmp_path: Path) -> None:
             done.stdout == "damaged: @ann:ann message 3: it is not what was written (its hash does not fit)\n"
         )
         assert "(quicmsg restore FILE)" in done.stderr
+        assert "--accept" in done.stderr
         assert "secret" not in done.output
     assert run("backup", tmp_path / "b", "--data", data).exit_code == 1
 
@@ -79,6 +82,33 @@ def test_damage_can_be_accepted_when_there_is_no_backup(data: Path) -> None:
     assert (done.exit_code, "1 damages are left" in done.stdout) == (1, True)
     damage(data, "UPDATE message SET body = 'text' WHERE seq = 2")
     assert "no message any more" in run("fsck", "--accept", "--data", data).stderr
+
+
+def test_what_would_be_refused_is_not_offered(data: Path) -> None:
+    """Damaged pages cannot be accepted: nothing that is read from them can be relied on."""
+    with (data / "quicmsg.db").open("r+b") as file:
+        for page in range(2, file.seek(0, 2) // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xff" * 64)
+    done = run("fsck", "--data", data)
+    assert (done.exit_code, "(quicmsg restore FILE)" in done.stderr) == (1, True)
+    assert "--accept" not in done.output
+    assert "It cannot be accepted" in done.stderr
+
+
+def test_a_code_is_made_for_a_server_only(data: Path, tmp_path: Path) -> None:
+    """A directory that is spelled wrong gets no database, and nobody a code that no server knows."""
+    for make in (False, True):
+        wrong = tmp_path / "daat"
+        if make:
+            wrong.mkdir()
+            (wrong / "quicmsg.db").touch()
+        done = CliRunner().invoke(invite, ["--data", str(wrong)])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert re.search(r"^quicmsg: .*daat/quicmsg\.db(: name the server's --data| is empty)", done.stderr)
+        assert wrong.exists() == make
+    done = CliRunner().invoke(invite, ["--data", str(data)])
+    assert re.fullmatch(r"[a-z2-7-]{19}\n", done.stdout)
 
 
 def test_fsck_of_much_damage_is_short(data: Path) -> None:

@@ -374,12 +374,15 @@ def test_a_backup_that_another_one_overtook_is_refused(path: Path, given: Given,
 
 
 def test_a_place_that_cannot_be_written_to_is_named(given: Given, path: Path, tmp_path: Path) -> None:
-    """For the copy as for the store."""
+    """For the copy as for the store; the directory of a new machine's server is made."""
     with pytest.raises(StorageError, match=r"cannot write .*nowhere/backup\.db"):
         backup.backup(path, tmp_path / "nowhere" / "backup.db", report)
     backup.backup(path, tmp_path / "backup.db", report)
-    with pytest.raises(ConfigurationError, match=r"cannot use .*nowhere/server\.db: No such file"):
-        backup.restore(tmp_path / "backup.db", tmp_path / "nowhere" / "server.db", report)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot use .*file/server\.db: File exists"):
+        backup.restore(tmp_path / "backup.db", tmp_path / "file" / "server.db", report)
+    backup.restore(tmp_path / "backup.db", tmp_path / "new" / "data" / "server.db", report)
+    assert stat.S_IMODE((tmp_path / "new" / "data").stat().st_mode) == 0o700
 
 
 def test_an_older_file_is_brought_forward_before_it_is_checked(
