@@ -145,8 +145,9 @@ async def listen(
                         return
         except TimeoutError as error:
             wanted = "" if count is None else f" of {count}"
+            noun = "message" if (count or printed) == 1 else "messages"
             raise CommandError(
-                f"{printed}{wanted} messages came within {seconds:g} s",
+                f"{printed}{wanted} {noun} came within {seconds:g} s",
                 exit_status=TIMED_OUT, code=ErrorCode.TIMEOUT,
             ) from error  # fmt: skip
 

@@ -191,7 +191,7 @@ class _Race:
 def _nothing_answers(where: str, error: OSError | None = None) -> ConnectError:
     detail = f" ({error.strerror})" if error is not None and error.strerror else ""
     return ConnectError(
-        f"nothing answers at {where} over UDP{detail}: is the server running, is UDP allowed?"
+        f"nothing answers at {where} over UDP{detail} (is the server running, is UDP allowed?)"
     )
 
 
