@@ -29,8 +29,9 @@ def backup(source: Path, target: Path, report: check.Report) -> None:
     fresh = target.with_name(target.name + ".partial")
     with _written(fresh), check.reading(source) as connection:
         report(f"copying {source}")
-        _copy(connection, fresh)
-        _check(fresh, f"{source} is damaged, so there is no backup", report)
+        with _enough_room(target, source):
+            _copy(connection, fresh)
+            _check(fresh, f"{source} is damaged, so there is no backup", report)
         try:
             os.link(fresh, target)  # unlike a rename it replaces nothing
         except FileExistsError:
@@ -58,7 +59,8 @@ def restore(source: Path, target: Path, report: check.Report) -> Path | None:
             with contextlib.closing(_open(source)) as connection:
                 schema.refuse_others(connection, source)
                 check.refuse_empty(source, connection)
-                _copy(connection, fresh)
+                with _enough_room(target, source):
+                    _copy(connection, fresh)
             _check(fresh, f"{source} is damaged, nothing was changed", report)
             aside = _put_aside(target)
             fresh.replace(target)
@@ -114,8 +116,11 @@ def _lock(target: Path) -> FileLock:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    """To be read only. A file without a log is all there is: SQLite is told to make none beside it."""
+    alone = not any(path.with_name(path.name + end).exists() for end in ("-wal", "-journal"))
+    how = "mode=ro&immutable=1" if alone else "mode=ro"
     with _in_words(path):
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        return sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None)
 
 
 def _refuse_existing(target: Path) -> None:
@@ -134,6 +139,28 @@ def _in_words(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _enough_room(target: Path, source: Path) -> Iterator[None]:
+    """It is the copy's disk that is full, and not the file that is bad."""
+    try:
+        yield
+    except (OSError, *schema.ERRORS) as error:
+        number = getattr(error, "errno", None)
+        if number not in schema.NO_ROOM and not (
+            isinstance(error, sqlite3.Error) and schema.lacks_room(error, target.parent)
+        ):
+            raise
+        raise StorageError(
+            f"no room left for {target}: {source} and its log have {_size(source) / 1e6:.1f} MB; make room "
+            "on the disk of the copy"
+        ) from error
+
+
+def _size(path: Path) -> int:
+    names = (path, path.with_name(path.name + "-wal"))
+    return sum(name.stat().st_size for name in names if name.exists())
+
+
+@contextlib.contextmanager
 def _written(fresh: Path) -> Iterator[None]:
     """A file that is not ready yet, and goes away unless it was moved to its place."""
     with _in_words(fresh):
@@ -142,7 +169,8 @@ def _written(fresh: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            fresh.unlink(missing_ok=True)
+            for end in ("", "-wal", "-shm", "-journal"):  # SQLite cannot always remove its own
+                fresh.with_name(fresh.name + end).unlink(missing_ok=True)
 
 
 def _copy(connection: schema.Connection, fresh: Path) -> None:

@@ -6,6 +6,9 @@ was measured to make a file of 1 KB messages 4.7 times as big as its content (ro
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +26,10 @@ from quicmsg.store import chain
 APPLICATION_ID: Final = 0x514D5347  # "QMSG", so that a file of another program is never written to
 ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 """What SQLite raises; the second one when the words about a damaged file are damaged themselves."""
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when a disk is full."""
+_SHARED_MEMORY_SIZE: Final = 32_768
+"""The file that SQLite makes beside each database with a log."""
 SQLITE_VERSION_MIN: Final = (3, 35, 0)  # UPDATE FROM (3.33), RETURNING (3.35)
 
 
@@ -98,6 +105,22 @@ def connect(path: Path) -> Connection:
 def is_full(error: Exception) -> bool:
     """Whether it failed for want of room: nothing was committed, and room can be made."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
+def lacks_room(error: Exception, directory: Path) -> bool:
+    """Whether it failed for want of room when a file was opened: SQLite has no word of its own for that
+    when it cannot make the small files beside the database."""
+    if is_full(error):
+        return True
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return False
+    try:
+        if shutil.disk_usage(directory).free < _SHARED_MEMORY_SIZE:
+            return True
+        names = os.statvfs(directory) if hasattr(os, "statvfs") else None
+    except OSError:
+        return False
+    return names is not None and names.f_files > 0 and names.f_favail == 0
 
 
 def is_damage(error: BaseException | None) -> bool:

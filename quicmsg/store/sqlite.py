@@ -8,7 +8,6 @@ so that they neither wait for the writer nor hold it up (WAL). Start reading at 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import sqlite3
@@ -37,7 +36,6 @@ from quicmsg.store.sqlite_tables import Tables
 from quicmsg.store.witness import RESTORING, Witness, make_directory, sync_directory
 
 logger = logging.getLogger(__name__)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _ENTRIES = """SELECT message.conversation, seq, sender, message.device, message_id, kind, encoding,
     stored_at_ms, body, chain, name, key
@@ -309,13 +307,13 @@ def _opening(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = "name a data directory that this user may write to"
-        if error.errno in _NO_ROOM:
+        if error.errno in schema.NO_ROOM:
             remedy = "make room on that disk"
         raise ConfigurationError(
             f"cannot use {error.filename or path}: {error.strerror}; {remedy}"
         ) from error
     except schema.ERRORS as error:
-        if schema.is_full(error):
+        if schema.lacks_room(error, path.parent):
             raise ConfigurationError(f"no room left for {path}: make room on that disk") from error
         raise ConfigurationError(
             f"cannot open {path}: {error}; if it is damaged, put a backup in its place, "

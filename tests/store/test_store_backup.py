@@ -246,6 +246,17 @@ def test_a_restore_into_an_empty_place(given: Given, path: Path, tmp_path: Path)
     store.close()
 
 
+def test_a_restore_leaves_nothing_beside_its_source(given: Given, path: Path, tmp_path: Path) -> None:
+    """Also beside a raw copy of a stopped server's database, which SQLite would keep with a log."""
+    given.store.close()
+    (tmp_path / "usb").mkdir()
+    shutil.copyfile(path, tmp_path / "usb" / "raw.db")
+    backup.restore(tmp_path / "usb" / "raw.db", path, report)
+    assert [file.name for file in (tmp_path / "usb").iterdir()] == ["raw.db"]
+    given.store = open_store(path)
+    assert len(given.texts("@ann:bob", "bob")) == 3
+
+
 def test_a_damaged_old_file_is_kept_with_its_log(path: Path, given: Given, tmp_path: Path) -> None:
     """Somebody may want to save what can be saved; nothing of it gets into the new file."""
     backup.backup(path, tmp_path / "backup.db", report)
