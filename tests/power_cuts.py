@@ -24,24 +24,27 @@ from typing import Any
 if __package__:
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "store")]
 
-import power
-from given import EPOCH, device, everything, key
+import proofs
 
-from quicmsg.client import journal
-from quicmsg.client.journal_file import JournalFile
-from quicmsg.protocol.frames import Entry
-from quicmsg.store import (
-    Append,
-    ChangeMember,
-    CreateGroup,
-    MovePosition,
-    OpenConversation,
-    Operation,
-    SignIn,
-    check,
-    memory,
-)
-from quicmsg.store.sqlite import SqliteStore
+with proofs.packages():
+    import power
+    from given import EPOCH, device, everything, key
+
+    from quicmsg.client import journal
+    from quicmsg.client.journal_file import JournalFile
+    from quicmsg.protocol.frames import Entry
+    from quicmsg.store import (
+        Append,
+        ChangeMember,
+        CreateGroup,
+        MovePosition,
+        OpenConversation,
+        Operation,
+        SignIn,
+        check,
+        memory,
+    )
+    from quicmsg.store.sqlite import SqliteStore
 
 LIVES = 5
 KILLS = 0.15
@@ -252,19 +255,41 @@ def _work(first: int) -> tuple[int, Counter[str], str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.power_cuts", description=__doc__)
-    parser.add_argument("--cuts", type=int, default=0, help="how many (default: 10,000)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="as many as there is time for")
-    parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--seed", type=int, help="only this one")
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--cuts",
+        type=proofs.count,
+        default=0,
+        help="at least so many: up to the end of 20 seeds (default: 10,000)",
+    )
+    parser.add_argument("--minutes", type=proofs.minutes, default=0.0, help="as many as there is time for")
+    parser.add_argument("--first-seed", type=proofs.whole, default=1)
+    parser.add_argument("--seed", type=proofs.whole, help="only this one")
+    parser.add_argument("--jobs", type=proofs.count, default=1)
     arguments = parser.parse_args(words)
     if arguments.seed is not None:
         _say(_summary(run_seeds([arguments.seed]), 0.0))
         return 0
     goal = arguments.cuts or (0 if arguments.minutes else 10_000)
-    began = told = time.monotonic()
+    began = time.monotonic()
     total: Counter[str] = Counter()
     failures: list[str] = []
+    interrupted = False
+    try:
+        _cut(arguments, goal, total, failures)
+    except KeyboardInterrupt:
+        interrupted = True
+    for failure in failures:
+        seed = failure.partition("seed ")[2].partition(":")[0]
+        _say(f"FAILED {failure}\n  again: python -m tests.power_cuts --seed {seed}")
+    asked = f" ({goal} cuts were asked for, and are rounded up to {SEEDS_AT_ONCE} seeds)" if goal else ""
+    _say(_summary(total, time.monotonic() - began) + f", {len(failures)} failed{asked}")
+    if interrupted:
+        raise KeyboardInterrupt
+    return 1 if failures else 0
+
+
+def _cut(arguments: argparse.Namespace, goal: int, total: Counter[str], failures: list[str]) -> None:
+    began = told = time.monotonic()
 
     def firsts() -> Iterator[int]:
         first = arguments.first_seed
@@ -274,25 +299,20 @@ def main(words: Sequence[str] | None = None) -> int:
             yield first
             first += SEEDS_AT_ONCE
 
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(arguments.jobs, proofs.deaf) as pool:
         pending: list[Any] = []
         for first in firsts():
             pending.append(pool.apply_async(_work, (first,)))
             if len(pending) > arguments.jobs:
                 _, counted, failure = pending.pop(0).get()
-                total += counted
+                total.update(counted)
                 failures += [failure] if failure else []
             if time.monotonic() > told + 10:
                 told = time.monotonic()
                 _say(_summary(total, told - began))
         for _, counted, failure in (late.get() for late in pending):
-            total += counted
+            total.update(counted)
             failures += [failure] if failure else []
-    for failure in failures:
-        seed = failure.partition("seed ")[2].partition(":")[0]
-        _say(f"FAILED {failure}\n  again: python -m tests.power_cuts --seed {seed}")
-    _say(_summary(total, time.monotonic() - began) + f", {len(failures)} failed")
-    return 1 if failures else 0
 
 
 def _say(line: str) -> None:
@@ -308,4 +328,4 @@ def _summary(counted: Counter[str], seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(proofs.run(main))

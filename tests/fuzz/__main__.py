@@ -13,8 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fuzz.engine import MEMORY_GROWTH_MAX, random_of, run
-from fuzz.targets import TARGETS
+import proofs
+
+with proofs.packages():
+    from fuzz.engine import MEMORY_GROWTH_MAX, random_of, run
+    from fuzz.targets import TARGETS
 
 
 def main() -> int:
@@ -22,10 +25,12 @@ def main() -> int:
     parser.add_argument(
         "target", choices=TARGETS, help="; ".join(f"{n}: {t.text}" for n, t in TARGETS.items())
     )
-    parser.add_argument("--inputs", type=int, help="stop after so many (default 100,000)")
-    parser.add_argument("--minutes", type=float, help="stop after so long")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--case", type=int, help="only this one, with the whole traceback of what it raises")
+    parser.add_argument("--inputs", type=proofs.count, help="stop after so many (default 100,000)")
+    parser.add_argument("--minutes", type=proofs.minutes, help="stop after so long")
+    parser.add_argument("--seed", type=proofs.whole, default=1)
+    parser.add_argument(
+        "--case", type=proofs.whole, help="only this one, with the whole traceback of what it raises"
+    )
     arguments = parser.parse_args()
     logging.getLogger("quic").setLevel(logging.CRITICAL)  # aioquic has a word for every hostile frame
     target = TARGETS[arguments.target]
@@ -45,6 +50,8 @@ def main() -> int:
         f"{kinds} kinds; memory +{growth:.1f} MB; {report.seconds:.0f} s, "
         f"{report.inputs / report.seconds:.0f} inputs/s"
     )
+    if report.interrupted:
+        raise KeyboardInterrupt
     return 1 if report.findings or report.memory_growth > MEMORY_GROWTH_MAX else 0
 
 
@@ -54,4 +61,4 @@ def _text(counts: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(proofs.run(main))

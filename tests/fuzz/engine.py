@@ -49,6 +49,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
     memory_growth: int = 0
+    interrupted: bool = False
 
     @property
     def inputs(self) -> int:
@@ -82,7 +83,11 @@ def run(
         if time.monotonic() - said > PROGRESS_INTERVAL:
             said = time.monotonic()
             say(f"... {report.inputs} inputs, {len(report.findings)} findings, {report.seconds:.0f} s")
-        finding = run_case(target, seed, report.cases, report.counts)
+        try:
+            finding = run_case(target, seed, report.cases, report.counts)
+        except KeyboardInterrupt:
+            report.interrupted = True
+            break
         report.cases += 1
         if finding is not None:
             report.findings.append(finding)

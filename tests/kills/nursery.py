@@ -25,9 +25,11 @@ class Nursery:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = "import sys; sys.path.insert(0, sys.argv[1]); from kills import nursery; nursery.main()"
+        # In a group of its own: Ctrl-C is the driver's to hear, and the nursery ends when its socket does.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", command, str(TESTS)], stdin=theirs.fileno(), stdout=subprocess.DEVNULL
-        )
+            [sys.executable, "-c", command, str(TESTS)],
+            stdin=theirs.fileno(), stdout=subprocess.DEVNULL, process_group=0,
+        )  # fmt: skip
         theirs.close()
         self._socket = ours
 

@@ -19,10 +19,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), *(str(HERE.parent / part) for part in ("transport", "server"))]
 
-import memory  # noqa: E402
-import mutants  # noqa: E402
-import soak  # noqa: E402
-from receipts import ReceiptForger  # noqa: E402
+import proofs  # noqa: E402
+
+with proofs.packages():
+    import memory
+    import mutants
+    import soak
+    from receipts import ReceiptForger
 
 
 def acks(count: int, seed: int) -> int:
@@ -32,7 +35,9 @@ def acks(count: int, seed: int) -> int:
         count -= 50_000
         seconds = time.monotonic() - started
         print(f"{forger.moved} moved, {forger.refused} refused, {seconds:.0f} s", flush=True)
-    print(*forger.problems[:20], sep="\n")
+    for problem in forger.problems[:20]:
+        print(problem)
+    print(f"{forger.moved} moved, {forger.refused} refused, {len(forger.problems)} problems")
     return 1 if forger.problems else 0
 
 
@@ -45,14 +50,19 @@ def handshakes(count: int) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.security", description=__doc__)
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--acks", type=int)
-    parser.add_argument("--handshakes", type=int)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.security",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=proofs.minutes)
+    parser.add_argument("--acks", type=proofs.count)
+    parser.add_argument("--handshakes", type=proofs.count)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--mutants", nargs="*")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=proofs.whole, default=1)
     options = parser.parse_args()
+    proofs.known(parser, options.mutants or [], list(mutants.MUTANTS))
     if options.acks:
         return acks(options.acks, options.seed)
     if options.handshakes:
@@ -65,10 +75,11 @@ def main() -> int:
     if options.minutes:
         report = soak.soak(options.minutes, options.seed)
         print(json.dumps(report, indent=2))
+        print(soak.line(report))
         return 1 if report["failed"] else 0
     parser.print_help()
     return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(proofs.run(main))

@@ -282,15 +282,17 @@ def is_noticed(mutant: Mutant, name: str) -> bool:
 
 
 def table(names: list[str]) -> int:
-    """Print one line each; the number of those that nobody noticed."""
-    missed = 0
+    """Print one line each; 1 if nobody noticed one of them."""
+    missed = tried = 0
     for name, mutant in MUTANTS.items():
         if names and name not in names:
             continue
         noticed = is_noticed(mutant, name)
         missed += not noticed
+        tried += 1
         verdict = "noticed" if noticed else "NOT NOTICED"
         test = mutant.test.rpartition("/")[2]
         sys.stdout.write(f"row {mutant.row:2}  {name:35} {verdict:12} {test}\n")
         sys.stdout.flush()
-    return missed
+    sys.stdout.write(f"{tried} defences taken away, {missed} not noticed\n")
+    return 1 if missed or not tried else 0

@@ -137,6 +137,16 @@ def soak(minutes: float, seed: int) -> dict[str, object]:
     return report
 
 
+def line(report: dict[str, Any]) -> str:
+    """A soak in one line."""
+    return (
+        f"{report['minutes']} minutes under attack: {report['honest messages']} honest messages, "
+        f"{len(report['problems'])} problems, {'a' if report['traceback'] else 'no'} traceback, server "
+        f"{report['server MB before/after/most'][2]} MB at most and exit {report['server exit']}: "
+        f"{'FAILED' if report['failed'] else 'ok'}"
+    )
+
+
 def start(*words: str, errors: Any = subprocess.PIPE) -> subprocess.Popen[str]:
     """A Python process of this checkout."""
     command = [sys.executable, *words]

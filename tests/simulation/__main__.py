@@ -1,4 +1,7 @@
-"""Run many seeds, replay one, or hunt planted bugs: see `python -m tests.simulation --help`."""
+"""Whole runs of clients and server in virtual time, each drawn from its seed; every promise is checked.
+
+Many seeds, one seed again to the byte, or planted bugs that must be found.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,37 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from simulation.jobs import cores, hunt_all, run_many
-from simulation.planting import MUTANTS
-from simulation.run import DRAW, simulate
-from simulation.shell import __main__ as shell
+import proofs
+
+with proofs.packages():
+    from simulation.jobs import cores, hunt_all, run_many
+    from simulation.planting import MUTANTS
+    from simulation.run import DRAW, simulate
+    from simulation.shell import __main__ as shell
 
 logging.getLogger("quic").setLevel(logging.CRITICAL)  # flipped bits are no news here
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, help="how many (default 300)")
-    parser.add_argument("--minutes", type=float, help="as many as it can run in this time")
-    parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--seed", type=int, help="only this one")
-    parser.add_argument("--jobs", type=int, default=cores(), help="processes (default: one for each core)")
+    parser.add_argument("--seeds", type=proofs.count, help="how many (default 300)")
+    parser.add_argument("--minutes", type=proofs.minutes, help="as many as it can run in this time")
+    parser.add_argument("--first-seed", type=proofs.whole, default=1)
+    parser.add_argument("--seed", type=proofs.whole, help="only this one")
+    parser.add_argument(
+        "--jobs", type=proofs.count, default=cores(), help="processes (default: one for each core)"
+    )
     parser.add_argument(
         "--tier", choices=[*DRAW, "shell"], default="streams", help="what the network is made of"
     )
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--frames", action="store_true", help="with --trace: every frame too")
     parser.add_argument("--mutants", action="store_true", help="plant each known bug and look for it")
-    parser.add_argument("--mutant", help="only this one")
+    parser.add_argument("--mutant", metavar="NAME", help="only this one; a name that there is not lists all")
     arguments = parser.parse_args()
+    if arguments.mutant is not None:
+        every = shell.MUTANTS if arguments.tier == "shell" else MUTANTS
+        proofs.known(parser, [arguments.mutant], list(every))
     if arguments.tier == "shell":
         return shell.main(arguments)
     if arguments.mutants or arguments.mutant:
@@ -55,4 +66,4 @@ def replay(seed: int, tier: str, *, trace: bool, frames: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(proofs.run(main))

@@ -9,9 +9,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
+
+import proofs
 
 from simulation.found_at import FOUND_AT
 from simulation.mutants import hunt, look
@@ -65,9 +67,8 @@ def run_many(first: int, count: int | None, tier: str, *, jobs: int, minutes: fl
     seeds = itertools.count(first) if count is None else iter(range(first, first + count))
     until = float("inf") if minutes is None else began + minutes * 60
     summary = Summary()
-    executor = ProcessPoolExecutor(jobs)
     try:
-        for batch in _work_off(executor, seeds, tier, jobs, until):
+        for batch in _work_off(seeds, tier, jobs, until):
             summary.add(batch)
             for seed, problem in batch.failed:
                 again = f"python -m tests.simulation --tier {tier} --seed {seed} --trace"
@@ -75,40 +76,36 @@ def run_many(first: int, count: int | None, tier: str, *, jobs: int, minutes: fl
             if time.monotonic() - told > PROGRESS_INTERVAL:
                 told = time.monotonic()
                 say(f"... {summary.seeds} seeds, {len(summary.failed)} failed")
-    except KeyboardInterrupt:
-        say("interrupted")
     finally:
-        executor.shutdown(cancel_futures=True)
         tell(summary, time.monotonic() - began)
     return 1 if summary.failed else 0
 
 
-def _work_off(
-    executor: ProcessPoolExecutor, seeds: Iterator[int], tier: str, jobs: int, until: float
-) -> Iterator[Summary]:
+def _work_off(seeds: Iterator[int], tier: str, jobs: int, until: float) -> Iterator[Summary]:
     running: set[Future[Summary]] = set()
-    while True:
-        while len(running) < 2 * jobs and time.monotonic() < until:
-            batch = list(itertools.islice(seeds, BATCH))
-            if not batch:
-                break
-            running.add(executor.submit(run_batch, batch, tier))
-        if not running:
-            return
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
+    with proofs.workers(jobs) as executor:
+        while True:
+            while len(running) < 2 * jobs and time.monotonic() < until:
+                batch = list(itertools.islice(seeds, BATCH))
+                if not batch:
+                    break
+                running.add(executor.submit(run_batch, batch, tier))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
 
 
 def tell(summary: Summary, took: float) -> None:
-    """One line of what was run, one of what was survived."""
+    """One line of what was survived, and last one of what was run."""
+    faults = ", ".join(f"{count} {what}" for what, count in sorted(summary.survived.items()))
+    say(f"survived: {faults or 'nothing'}")
     say(
         f"{summary.seeds} seeds, {len(summary.failed)} failed; {summary.messages} messages, "
         f"{summary.simulated:.0f} simulated seconds; {took:.0f} s, "
         f"{summary.seeds / took * 60:.0f} seeds a minute"
     )
-    faults = ", ".join(f"{count} {what}" for what, count in sorted(summary.survived.items()))
-    say(f"survived: {faults or 'nothing'}")
 
 
 def hunt_all(names: list[str], texts: dict[str, str], *, jobs: int) -> int:
@@ -116,7 +113,7 @@ def hunt_all(names: list[str], texts: dict[str, str], *, jobs: int) -> int:
     hints that do not hold any more."""
     found: list[tuple[str, Any]] = []
     stale: list[str] = []
-    with ProcessPoolExecutor(jobs) as executor:
+    with proofs.workers(jobs) as executor:
         for name, result, took, hint_holds in executor.map(_hunt_one, names):
             found.append((name, result))
             if result is None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import proofs
+
 from simulation.model_state import ImpossibleError, State
 from simulation.model_steps import MUTANTS, Model
 
@@ -130,18 +132,26 @@ def _way(model: Model, catalogue: _Catalogue, came_from: dict[int, int | None], 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.model", description=__doc__)
-    parser.add_argument("--messages", type=int, default=3)
-    parser.add_argument("--faults", type=int, default=2)
+    parser.add_argument("--messages", type=proofs.count, default=3)
+    parser.add_argument("--faults", type=proofs.whole, default=2)
     parser.add_argument("--mutants", action="store_true", help="plant each known bug and look for it")
     parser.add_argument("--mutant", choices=list(MUTANTS), help="only this one")
     arguments = parser.parse_args()
     if arguments.mutants or arguments.mutant:
         return _hunt([arguments.mutant] if arguments.mutant else list(MUTANTS))
 
+    seen = 0
+
     def progress(verdict: Verdict) -> None:
+        nonlocal seen
+        seen = verdict.states
         sys.stderr.write(f"... {verdict.states:,} states, {verdict.seconds:.0f} s\n")
 
-    verdict = explore(Model(arguments.messages, arguments.faults), progress)
+    try:
+        verdict = explore(Model(arguments.messages, arguments.faults), progress)
+    except KeyboardInterrupt:
+        sys.stdout.write(f"more than {seen:,} states, nothing found in them; that is not all\n")
+        raise
     sys.stdout.write(f"{arguments.messages} messages, {arguments.faults} faults: {verdict.words()}\n")
     return 0 if verdict.complete else 1
 
@@ -158,4 +168,4 @@ def _hunt(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(proofs.run(main))

@@ -9,6 +9,8 @@ import tempfile
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+import proofs
+
 _numbers = itertools.count()
 
 
@@ -25,10 +27,7 @@ def remove_traces(path: Path) -> None:
 
 @functools.cache
 def _directory(_process: int) -> tempfile.TemporaryDirectory[str]:
-    memory = Path("/dev/shm")
-    made = tempfile.TemporaryDirectory(
-        prefix=f"quicmsg-simulation-{os.getpid()}-", dir=memory if os.access(memory, os.W_OK) else None
-    )
+    made = tempfile.TemporaryDirectory(prefix=f"quicmsg-simulation-{os.getpid()}-", dir=proofs.scratch())
     # Worker processes do not run what is registered with `atexit`.
     Finalize(None, made.cleanup, exitpriority=1)
     return made

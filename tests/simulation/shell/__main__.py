@@ -8,8 +8,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import count, islice
+
+import proofs
 
 from simulation.shell.mutants import MUTANTS, SEEDS_MAX, hunt
 from simulation.shell.run import Report, simulate
@@ -30,8 +31,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def replay(seed: int, *, trace: bool) -> int:
-    print(draw(seed))
-    report = simulate(seed, trace=trace)
+    print(draw(seed), flush=True)
+    with proofs.workers(1) as pool:
+        report = pool.submit(simulate, seed, trace=trace).result()
     print(f"seed {seed}: {report.messages} messages, {report.datagrams} datagrams, hash {report.hash[:16]}")
     for problem in report.problems:
         print("  " + problem)
@@ -42,7 +44,7 @@ def run_many(first: int, seeds: int, *, minutes: float | None = None, jobs: int 
     """Seeds from `first` on: so many, or for so long; says what was survived, and what was not."""
     began = time.monotonic()
     failed = done = messages = datagrams = 0
-    simulated = 0.0
+    simulated, interrupted = 0.0, False
     counts: Counter[str] = Counter()
     numbers = iter(count(first)) if minutes else iter(range(first, first + seeds))
     try:
@@ -61,13 +63,15 @@ def run_many(first: int, seeds: int, *, minutes: float | None = None, jobs: int 
             if minutes and time.monotonic() - began > minutes * 60:
                 break
     except KeyboardInterrupt:
-        print("interrupted")
+        interrupted = True
     took = time.monotonic() - began
     faults = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
     print(
         f"{done} seeds, {failed} failed; {messages} messages, {datagrams} datagrams, {simulated:.0f} "
         f"simulated seconds; survived: {faults}; {took:.0f} s, {done / took * 60:.0f} seeds a minute"
     )
+    if interrupted:
+        raise KeyboardInterrupt
     return 1 if failed else 0
 
 
@@ -75,7 +79,8 @@ def hunt_all(names: list[str]) -> int:
     survivors = 0
     for name in names:
         began = time.monotonic()
-        found = hunt(name)
+        with proofs.workers(1) as pool:
+            found = pool.submit(hunt, name).result()
         took = time.monotonic() - began
         if found is None:
             survivors += 1
@@ -88,11 +93,8 @@ def hunt_all(names: list[str]) -> int:
 
 
 def _reports(numbers: Iterator[int], jobs: int) -> Iterator[Report]:
-    """Reports in the order of the seeds, from one process or several."""
-    if jobs == 1:
-        yield from map(_report, numbers)
-        return
-    with ProcessPoolExecutor(jobs) as pool:
+    """Reports in the order of the seeds. Also one process is a worker: its threads do not survive Ctrl-C."""
+    with proofs.workers(jobs) as pool:
         while chunk := list(islice(numbers, jobs * CHUNK)):
             yield from pool.map(_report, chunk)
 

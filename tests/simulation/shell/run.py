@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import proofs
+
 from simulation.shell import pins
 from simulation.shell.device import Device
 from simulation.shell.faults import Faults
@@ -296,8 +298,7 @@ def _bury(world: World) -> None:
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
     """Files in memory where there is such a place: here an fsync proves nothing, and costs."""
-    memory = Path("/dev/shm")
-    name = tempfile.mkdtemp(prefix="quicmsg-shell-", dir=memory if memory.is_dir() else None)
+    name = tempfile.mkdtemp(prefix="quicmsg-shell-", dir=proofs.scratch())
     try:
         yield Path(name)
     finally:
