@@ -19,7 +19,7 @@ from fuzz.engine import MEMORY_GROWTH_MAX, Target, run
 from fuzz.targets import TARGETS
 
 from quicmsg.errors import ProtocolError
-from quicmsg.protocol import channels, frames, mailbox, server, server_conversations
+from quicmsg.protocol import channels, conversation, frames, server, server_conversations
 from quicmsg.protocol.codec import FrameReader
 from quicmsg.store import memory
 from quicmsg.transport import endpoint, guards
@@ -143,7 +143,9 @@ PLANTED: dict[str, tuple[str, int, Any, str, Any]] = {
     ),
     "a client's window has no bound": ("frames", 30_000, channels.ClientChannel, "deliver", _deliver_all),
     "answers to nothing are taken": ("frames", 20_000, channels.ClientChannel, "answered", _answer_nothing),
-    "positions run ahead": ("frames", 20_000, mailbox, "_past_own", lambda found, position: 2**50),
+    "positions run ahead": (
+        "frames", 20_000, conversation.Conversation, "past_own", lambda found, position: 2**50,
+    ),
     "a close goes to anybody": (
         "amplification", 200, guards.GuardedConnection, "_unproved_room", _no_room_needed,
     ),
