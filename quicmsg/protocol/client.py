@@ -248,8 +248,10 @@ class ClientSession(ClientConversations):
 
     def _changed(self, entry: ChangeEntry) -> None:
         channel = self._by_name.get(entry.conversation)
-        if channel is not None:
-            channel.news = True
+        # A refusal may be on its way on a channel that we have ended already: the news may be younger.
+        for known in (channel, self._retiring.get(entry.conversation)):
+            if known is not None:
+                known.news = True
         self.mailbox.changed(entry, channel_open=channel is not None)
 
     def _sync(self) -> None:

@@ -281,6 +281,8 @@ class Victim:
                         f"{event} of what is {self.gone[event.message_id]}"
                     )
                     self.gone[event.message_id] = "stored"
+                epoch = self.mailbox.conversations[event.conversation].epoch
+                self.mailbox.own_kept(event.conversation, event.position, epoch)
             case events.PositionsChanged():
                 assert 0 <= event.delivered_from <= event.delivered_to or event.delivered_to == 0, event
                 assert event.read_to <= max(event.delivered_to, event.read_from, event.read_to), event

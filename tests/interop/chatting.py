@@ -315,6 +315,9 @@ class Person:
         now = self.room.world.now
         while (event := self.mailbox.next_event()) is not None:
             match event:
+                case events.MessageStored():
+                    epoch = self.mailbox.conversations[event.conversation].epoch
+                    self.mailbox.own_kept(event.conversation, event.position, epoch)
                 case events.MessageFailed():
                     self.failed.append(event.message_id)
                 case events.MessageRejected():

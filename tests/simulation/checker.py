@@ -195,8 +195,9 @@ class Checker:
         key = key_of(conversation, user_of(device))
         self.unordered.add(message_id)
         seq, oldest = self.places.get((message_id, key)), self.members[key].get(user_of(device))
-        if seq is not None and oldest is not None and seq >= oldest:
-            # What was stored before its sender left cannot be asked about any more: sent again it heals.
+        removed = self.device_ids[device] in self.revoked
+        if seq is not None and oldest is not None and seq >= oldest and not removed:
+            # Who has left, or whose device was removed, cannot ask any more about what was stored before.
             self.problem(f"I8: {message_id.hex()} is stored, and was rejected")
         elif (message_id, key) not in self.places:
             self.refused.add(message_id)
