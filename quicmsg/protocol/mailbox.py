@@ -391,7 +391,6 @@ class Mailbox:
         return min(known, min(p[0] for p in others)), min(known, min(p[1] for p in others))
 
 
-
 def outbox_row(
     message_id: bytes, conversation: str, kind: int, encoding: int, body: bytes, now: float
 ) -> OutboxMessage:
