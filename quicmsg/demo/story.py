@@ -19,7 +19,7 @@ BURST = 4
 STEP_TIMEOUT = 15.0
 """A message is shown as failed after 12 s: what takes longer is a failure of the demo."""
 NEW_ADDRESSES = ("127.0.0.2", "127.0.0.3")
-MOVES_MAX = 6
+MOVES_MAX = 20
 """On a busy computer a burst may be through, or not begun, when the move comes: then it is done again."""
 WINDOW = 1.0
 """After the move: where a wait counts as its doing, in seconds."""
@@ -68,7 +68,7 @@ class _Story:
         self._say(1)
         await self._everything_delivered()
         for number in range(MOVES_MAX):
-            await self._move(NEW_ADDRESSES[number % len(NEW_ADDRESSES)], BURST * (number + 1))
+            await self._move(NEW_ADDRESSES[number % len(NEW_ADDRESSES)], BURST * min(number + 1, 6))
             if self._was_everywhere_in_flight():
                 break
             screen.progress("not every conversation had a message under way at that moment: once more")
