@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from simulation.disk_mutants import TOLD
+from simulation.planting import planted
 from simulation.story import Story
 
 
@@ -135,3 +138,10 @@ def test_more_conversations_than_channels() -> None:
     story.ends_well()
     assert story.count("up") == 2
     assert not story.count("failed")
+
+
+def test_the_story_of_the_crash_notices_a_receipt_that_is_not_owed() -> None:
+    """The planted bug that chance hardly ever meets is found by its story."""
+    mutant = TOLD["receipt_not_owed_after_crash"]
+    with planted(mutant), pytest.raises(AssertionError, match="does not see"):
+        test_crash_between_processing_and_acknowledging_costs_no_tick()

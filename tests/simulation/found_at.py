@@ -26,7 +26,6 @@ FOUND_AT = {
     "position_not_kept": 1,
     "entries_not_kept": 1,
     "cancelled_thrown_away": 1,
-    "receipt_not_owed_after_crash": 269,
     "own_entries_forgotten": 2,
     "ticks_forgotten": 2,
     "restored_forgotten": 23,
