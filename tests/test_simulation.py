@@ -6,11 +6,10 @@ This is the tier of the fake streams; `test_simulation_quic.py`, `test_simulatio
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from simulation.elsewhere import hashes_elsewhere
 from simulation.found_at import FOUND_AT
 from simulation.mutants import SEEDS_MAX, find
 from simulation.planting import MUTANTS
@@ -58,23 +57,7 @@ def test_calm_world_has_no_retries() -> None:
 @pytest.mark.timeout(120)
 def test_same_seed_is_the_same_run() -> None:
     """Also in another process, with other hash seeds: otherwise a failure could not be replayed."""
-    program = (
-        "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from simulation.run import simulate\n"
-        "print(*(simulate(seed).hash for seed in range(3, 13)))"
-    )
-    here = Path(__file__).resolve().parent
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", program, str(here), str(here.parent)],
-            env={"PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=100,
-        ).stdout.split()
-        for hash_seed in ("1", "2")
-    ]
+    runs = hashes_elsewhere("simulation.run", "simulate(seed)", range(3, 13))
     assert runs[0] == runs[1] == [simulate(seed).hash for seed in range(3, 13)]
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from pinned import pinned_aioquic
+from simulation.elsewhere import hashes_elsewhere
 from simulation.mutants import find
 from simulation.planting import MUTANTS
 from simulation.quic_settings import draw_quic
@@ -52,23 +50,7 @@ def test_every_kind_of_world_is_among_the_seeds() -> None:
 @pytest.mark.slow
 def test_same_seed_is_the_same_datagrams() -> None:
     """Also in another process, with other hash seeds: otherwise a failure could not be replayed."""
-    program = (
-        "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from simulation.run import simulate\n"
-        "print(*(simulate(seed, tier='quic').hash for seed in (2, 5)))"
-    )
-    here = Path(__file__).resolve().parent
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", program, str(here), str(here.parent)],
-            env={"PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=50,
-        ).stdout.split()
-        for hash_seed in ("1", "2")
-    ]
+    runs = hashes_elsewhere("simulation.run", "simulate(seed, tier='quic')", (2, 5))
     assert runs[0] == runs[1] == [simulate(seed, tier="quic").hash for seed in (2, 5)]
 
 

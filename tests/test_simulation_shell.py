@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from simulation.elsewhere import hashes_elsewhere
 from simulation.shell.mutants import MUTANTS, hunt
 from simulation.shell.run import simulate
 
@@ -35,23 +34,7 @@ def test_contract_holds_in_every_world(seeds: range) -> None:
 
 def test_same_seed_is_the_same_run() -> None:
     """To the datagram, also in another process and with other hash seeds: else nothing could be replayed."""
-    program = (
-        "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from simulation.shell.run import simulate\n"
-        f"print(*(simulate(seed).hash for seed in {TWICE}))"
-    )
-    here = Path(__file__).resolve().parent
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", program, str(here), str(here.parent)],
-            env={"PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        ).stdout.split()
-        for hash_seed in ("1", "2")
-    ]
+    runs = hashes_elsewhere("simulation.shell.run", "simulate(seed)", TWICE)
     assert runs[0] == runs[1] == [simulate(seed).hash for seed in TWICE]
 
 
